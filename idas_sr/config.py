@@ -1,0 +1,118 @@
+"""Configuration: dataclass schema < configs/base.yaml < stage or method YAML < key=value on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key and what to do."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A class chosen by ``name`` from a literal table, built with ``args``."""
+
+    name: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    name: str = "compact"
+    path: str | None = None
+    revision: str | None = None
+    random_weights: bool = False
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = MISSING
+    split: str = "train"
+    crop: int = 128
+    rescale_min: float = 1.0
+    rescale_prob: float = 0.0
+    degradation: str = "realesrgan"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    run_dir: str = MISSING
+    init: str | None = None
+    steps: int = 1000
+    batch_size: int = 16
+    lr: float = 1.0e-3
+    critic_lr: float = 1.0e-4
+    weight_decay: float = 0.0
+    warmup: int = 200
+    final_lr: float = 0.01
+    max_grad_norm: float = 1.0
+    ema: float = 0.999
+    precision: str = "no"
+    log_every: int = 50
+    save_every: int = 500
+    grid_every: int = 1000
+    keep: int = 2
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: Component = field(default_factory=Component)
+    steering: Component = field(default_factory=Component)
+    conditioner: Component = field(default_factory=Component)
+    guider: Component = field(default_factory=Component)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    estimator: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, float] = field(default_factory=dict)
+    feature_weights: str | None = None
+
+
+COMPONENTS = ("method", "steering", "conditioner", "guider")
+
+
+def load_config(*layers: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Merge YAML files in order, then ``key=value`` strings, over the schema.
+
+    A layer that names another component (``method.name`` ...) drops the arguments of the one before it: OmegaConf
+    merges mappings and would leave them behind.
+
+    Raises:
+        ConfigError: unknown key, wrong type, missing file or unreadable YAML.
+    """
+    merged = OmegaConf.structured(Config)
+    for layer in [*layers, OmegaConf.from_dotlist(list(overrides))]:
+        try:
+            extra = OmegaConf.load(layer) if isinstance(layer, str | Path) else layer
+            for key in COMPONENTS:
+                if "name" in (extra.get(key) or {}):
+                    OmegaConf.set_readonly(merged[key], False)
+                    merged[key].args = {}
+            merged = OmegaConf.merge(merged, extra)
+        except FileNotFoundError as error:
+            raise ConfigError(f"Configuration file {layer} does not exist.") from error
+        except (OmegaConfBaseException, AttributeError) as error:
+            source = layer if isinstance(layer, str | Path) else "the command line"
+            raise ConfigError(f"{source}: {str(error).splitlines()[0]}") from error
+    return OmegaConf.to_object(merged) if not OmegaConf.missing_keys(merged) else _checked(merged)
+
+
+def _checked(merged: Any) -> Config:
+    missing = ", ".join(sorted(OmegaConf.missing_keys(merged)))
+    raise ConfigError(f"Not set: {missing}. Give each as key=value, for example {missing.split(', ')[0]}=VALUE.")
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML, so that a run directory says how it was made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))

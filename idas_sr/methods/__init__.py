@@ -1,0 +1,1 @@
+"""What is trained: the two pre-training tasks and the restoration methods."""

@@ -1,0 +1,77 @@
+"""The algorithm, in one place: ``Method.restore``, the same for training and inference."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from idas_sr.methods.task import Task
+from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.resample import upsample
+from idas_sr.schedule import NoiseSchedule
+from idas_sr.types import Anchor, Condition, Restored, Steered
+
+Conditioner = Callable[[Tensor, LatentBackbone], Condition]
+Guider = Callable[[Callable[[Tensor], Tensor], Condition], Tensor]
+Steer = Callable[[Anchor, Tensor, float | Tensor, Sequence[int], NoiseSchedule, tuple[int, int]], Steered]
+
+
+class Method(Task):
+    """A one-step restoration method: where it anchors, and what it trains; the rest is given to it."""
+
+    scale = 4
+
+    def __init__(self, backbone: LatentBackbone, conditioner: Conditioner, steering: Steer, guider: Guider) -> None:
+        super().__init__()
+        self.backbone, self.conditioner, self.steering, self.guider = backbone, conditioner, steering, guider
+
+    @property
+    def multiple(self) -> int:
+        """Sides of the low-quality picture must be multiples of this many pixels."""
+        return max(self.backbone.multiple * self.backbone.downsample // self.scale, 1)
+
+    @abstractmethod
+    def anchor(self, lq: Tensor, z_lq: Tensor) -> Anchor:
+        """Where the latent z_lq (B, C, h, w) of the picture lq (B, 3, H/s, W/s) is set down."""
+
+    def restore(
+        self,
+        lq: Tensor,
+        realism: float | Tensor = 0.0,
+        seeds: Sequence[int] | None = None,
+        condition: Condition | None = None,
+        origin: tuple[int, int] = (0, 0),
+        decode: bool = True,
+    ) -> Restored:
+        """One network evaluation from a low-quality picture to a high-quality one.
+
+        Args:
+            lq: (B, 3, H/s, W/s) in [-1, 1], sides multiples of ``multiple``.
+            realism: 0 stays on the anchor, 1 is the most generative setting; one number or (B,).
+            seeds: of the fresh noise, one per sample; default 0, 1, 2 ...
+            condition: instead of the conditioner's.
+            origin: (row, column) of this window on the noise canvas.
+            decode: False leaves ``hq`` None, for losses on latents.
+        """
+        # 1. The picture as a latent.
+        z_lq = self.backbone.encode(upsample(lq, self.scale))
+        # 2. Anchor: declare where the latent lies, how it deviates and which noise puts it there.
+        anchor = self.anchor(lq, z_lq)
+        # 3. Steer: move position and state together.
+        seeds = range(len(lq)) if seeds is None else seeds
+        steered = self.steering(anchor, z_lq, realism, seeds, self.backbone.schedule, origin)
+        # 4. Denoise once, told where the state is.
+        condition = condition or self.conditioner(lq, self.backbone)
+        z0 = self.guider(
+            lambda tokens: self.backbone.predict_z0(steered.state, steered.timestep, tokens, steered.sigma), condition
+        )
+        # 5. Back to pixels.
+        return Restored(self.backbone.decode(z0) if decode else None, z0, anchor, steered, z_lq)
+
+    def restore_image(self, lq: Tensor, realism: float | Tensor = 0.0, seeds: Sequence[int] | None = None) -> Restored:
+        """``restore`` without gradients, for people who want a picture."""
+        with torch.inference_mode():
+            return self.restore(lq, realism, seeds)

@@ -1,0 +1,92 @@
+"""What the training loop knows of anything it trains: players, their modules and their named losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+Losses = dict[str, Tensor]
+
+
+class Task(nn.Module, ABC):
+    """Something with players (generator, critic ...) whose losses are functions of the weights and the batch alone."""
+
+    weights: Mapping[str, float]
+
+    @abstractmethod
+    def trainable(self) -> dict[str, list[nn.Module]]:
+        """Player -> modules it trains, the generator first."""
+
+    @abstractmethod
+    def losses(self, player: str, batch: Batch) -> Losses:
+        """Named, already weighted scalars; the loop adds them up. Also may leave detached tensors in ``batch`` for later players."""
+
+    def forward(self, player: str, batch: Batch) -> Losses:
+        # Through forward, so that a DDP wrapper sees every loss (calling a method of `.module` would not average gradients).
+        return self.losses(player, batch)
+
+    @abstractmethod
+    def grid(self, batch: Batch) -> Tensor:
+        """(N, 3, H, W) in [0, 1]: what a person looks at to see whether training works."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the result of this stage, from which the next one starts."""
+
+    def start(self, batches: Iterable[Batch]) -> None:
+        """Set initial weights from ``batches``; called once, before the first step of a run that does not resume."""
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Measure on ``batches`` what the result needs beside its weights."""
+
+    def monitors(self, batch: Batch) -> dict[str, float]:
+        """Further numbers for the log, computed under no_grad on a training batch."""
+        return {}
+
+    def weight(self, name: str) -> float:
+        """Weight of a loss term; 0 where the configuration does not name it."""
+        return float(self.weights.get(name, 0.0))
+
+    def unfreeze(self) -> None:
+        """Make exactly the players' parameters trainable (before the model is wrapped for several processes)."""
+        self.requires_grad_(False)
+        for modules in self.trainable().values():
+            for module in modules:
+                module.requires_grad_(True)
+
+    def set_player(self, player: str) -> None:
+        """Gradients to this player's parameters only."""
+        for name, modules in self.trainable().items():
+            for module in modules:
+                module.requires_grad_(name == player)
+
+    def parameters_of(self, player: str) -> list[nn.Parameter]:
+        """Parameters that ``player`` trains."""
+        return [p for module in self.trainable()[player] for p in module.parameters()]
+
+
+def draw(batch: Batch, column: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """(B,) uniform numbers in [low, high) from the batch's own draws, so that a resumed run sees the same ones."""
+    return low + (high - low) * batch["uniform"][:, column]
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] -> [-1, 1]."""
+    return image * 2 - 1
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1], clamped."""
+    return (image / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def channel_statistics(latents: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of latents (B, C, h, w)."""
+    flat = torch.cat([z.transpose(0, 1).flatten(1).double() for z in latents], dim=1)
+    return flat.mean(1).float(), flat.std(1).float()

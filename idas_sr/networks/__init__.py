@@ -1,0 +1,1 @@
+"""Networks: the frozen prior behind four verbs, MINE, and the critic. None of them knows a method."""

@@ -1,0 +1,192 @@
+"""MINE, the manifold inversion noise estimator: where a latent lies, how it deviates, and the noise that puts it there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from idas_sr.schedule import unsqueeze_like
+
+MIN_NOISE_POWER = 0.05
+"""Floor of rms(u)^2 where the residual alone already fills the declared noise level (methods.md 9.3)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What MINE says of a picture.
+
+    Attributes:
+        log_sigma: (B,) log of the noise level at which the latent lies.
+        residual: (B,) sigma_e, estimate of rms(z_lq - z_hq - deviation).
+        deviation: (B, C, h, w) estimate of z_lq - z_hq; None in parameterisation i1.
+        noise: (B, C, h, w) inversion noise.
+    """
+
+    log_sigma: Tensor
+    residual: Tensor
+    deviation: Tensor | None
+    noise: Tensor
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with the severity embedding added in between. No normalisation: a tile sees what the picture sees."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.embed = nn.Linear(embedding, width)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, width, h, w), (B, embedding) -> (B, width, h, w)."""
+        inner = F.silu(self.conv1(x) + unsqueeze_like_channels(self.embed(embedding)))
+        return x + self.conv2(inner)
+
+
+def unsqueeze_like_channels(vector: Tensor) -> Tensor:
+    """(B, N) -> (B, N, 1, 1)."""
+    return vector[:, :, None, None]
+
+
+class SeverityHead(nn.Module):
+    """A light strided stem whose pooled mean and spread give the severity and the residual's share, one number each per picture."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        widths = (channels, width, width * 2, width * 2, width * 2)
+        self.stem = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1)
+            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+        )
+        self.head = nn.Sequential(nn.Linear(width * 4, width * 2), nn.SiLU(), nn.Linear(width * 2, 2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, channels, h, w) -> severity (B,) and residual share (B,), both in (0, 1)."""
+        for conv in self.stem:
+            x = F.silu(conv(x))
+        x = x.float()
+        mean = x.mean((2, 3))
+        spread = ((x - mean[:, :, None, None]).square().mean((2, 3)) + 1e-6).sqrt()
+        severity, share = self.head(torch.cat([mean, spread], dim=1)).float().sigmoid().unbind(1)
+        return severity, share
+
+
+class MINE(ModelMixin, ConfigMixin):
+    """Positioning and inversion from the low-quality picture and its latent (methods.md 9.1 - 9.3; design ours).
+
+    Convolutions only, so any size works and cost is linear in the area.
+
+    Args:
+        latent_channels: C of the backbone.
+        stride: LQ pixels per latent cell along a side (1 for compact, 2 for SD-Turbo at x4).
+        width, deep_width: channels of the trunk at the latent's resolution and at half of it.
+        blocks: residual blocks before, in and after the half-resolution stage.
+        severity_width: of the severity head.
+        parameterisation: ``i2``: deviation and noise; ``i1``: noise alone carries the deviation too (InvSR's form).
+        sigma_min, sigma_max: range of the noise level, the 1st and 99th percentile of w* on training pairs.
+        similarity_quantiles: of 1 - M_L on training pairs, for positioning target P-C; not used by the network.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 8,
+        stride: int = 1,
+        width: int = 64,
+        deep_width: int = 80,
+        blocks: int = 2,
+        severity_width: int = 32,
+        parameterisation: str = "i2",
+        sigma_min: float = 0.223,
+        sigma_max: float = 1.1606,
+        similarity_quantiles: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if parameterisation not in ("i1", "i2"):
+            raise ValueError(f"parameterisation must be 'i1' or 'i2', not {parameterisation!r}.")
+        inputs, embedding = 3 * stride**2 + latent_channels, width * 2
+        self.severity = SeverityHead(inputs, severity_width)
+        self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.embedding = TimestepEmbedding(width, embedding)
+        self.enter = nn.Conv2d(inputs, width, 3, padding=1)
+        self.before = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(blocks))
+        self.down = nn.Conv2d(width, deep_width, 3, stride=2, padding=1)
+        self.deep = nn.ModuleList(ResidualBlock(deep_width, embedding) for _ in range(blocks))
+        self.up = nn.Conv2d(deep_width, width, 3, padding=1)
+        self.after = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(blocks))
+        self.noise_head = nn.Conv2d(width, latent_channels, 3, padding=1)
+        self.deviation_head = nn.Conv2d(width, latent_channels, 3, padding=1) if parameterisation == "i2" else None
+        if self.deviation_head is not None:
+            # Starts as "no deviation".
+            nn.init.zeros_(self.deviation_head.weight)
+            nn.init.zeros_(self.deviation_head.bias)
+
+    def set_range(self, sigma_min: float, sigma_max: float) -> None:
+        """Store the range of noise levels in the configuration."""
+        self.register_to_config(sigma_min=sigma_min, sigma_max=sigma_max)
+
+    def set_similarity_quantiles(self, quantiles: Tensor) -> None:
+        """Store the distribution (Q,) of 1 - M_L in the configuration."""
+        self.register_to_config(similarity_quantiles=quantiles.tolist())
+
+    @property
+    def log_range(self) -> tuple[float, float]:
+        """(low, high) of log sigma."""
+        return math.log(self.config["sigma_min"]), math.log(self.config["sigma_max"])
+
+    def forward(self, lq: Tensor, z_lq: Tensor, log_sigma: Tensor | None = None) -> Estimate:
+        """Estimate the anchor.
+
+        Args:
+            lq: (B, 3, h * stride, w * stride) in [-1, 1].
+            z_lq: (B, C, h, w).
+            log_sigma: (B,) true position, given while training instead of the predicted one (teacher forcing of the trunk).
+        """
+        low, high = self.log_range
+        inputs = torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.dtype)
+        severity, share = self.severity(inputs)
+        predicted = low + severity * (high - low)
+        position = predicted if log_sigma is None else log_sigma
+        # Detached: what the trunk does with a position must not move the position.
+        features = self._trunk(inputs, ((position.detach() - low) / (high - low)) * 1000)
+        noise = self.noise_head(features).float()
+        residual = share * predicted.detach().exp()
+        if self.deviation_head is None:
+            return Estimate(predicted, residual, None, noise)
+        power = (1 - share.detach() ** 2).clamp_min(MIN_NOISE_POWER)
+        return Estimate(
+            predicted,
+            residual,
+            self.deviation_head(features).float(),
+            unit_rms(noise) * unsqueeze_like(power.sqrt(), noise),
+        )
+
+    def _trunk(self, inputs: Tensor, severity: Tensor) -> Tensor:
+        embedding = F.silu(self.embedding(self.frequencies(severity).to(inputs.dtype)))
+        x = self.enter(inputs)
+        for block in self.before:
+            x = block(x, embedding)
+        y = self.down(x)
+        for block in self.deep:
+            y = block(y, embedding)
+        x = x + self.up(F.interpolate(y, size=x.shape[-2:], mode="nearest"))
+        for block in self.after:
+            x = block(x, embedding)
+        return F.silu(x)
+
+
+def unit_rms(noise: Tensor) -> Tensor:
+    """(B, C, h, w) -> the same with rms 1 over the channels of every cell.
+
+    Per cell and not per picture (ours): a tile, a crop seen in training and the whole picture then get the same noise.
+    """
+    return noise * (noise.square().mean(1, keepdim=True) + 1e-6).rsqrt()

@@ -1,0 +1,385 @@
+"""IDaSSRPipeline: pictures in, pictures out, saved and loaded as diffusers does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers.utils import BaseOutput
+from huggingface_hub import snapshot_download
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from idas_sr.build import BACKBONES, build_estimator, build_method, choose
+from idas_sr.color import COLOR_FIXES
+from idas_sr.config import Component
+from idas_sr.images import Picture, to_array, to_pil, to_tensors
+from idas_sr.methods.base import Method
+from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.networks.mine import MINE
+from idas_sr.networks.presets import SD_TURBO_SCHEDULER
+from idas_sr.networks.prompt import PromptTokens
+from idas_sr.networks.sd_turbo import find_sd_turbo, load_sd_turbo
+from idas_sr.resample import pad_to_multiple, upsample
+from idas_sr.schedule import NoiseSchedule
+
+MODELS = Path(__file__).parent / "models"
+"""Models that travel with the package, one folder each."""
+
+SEED = 42
+MAX_UPSCALE = 16.0
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+@dataclass
+class IDaSSROutput(BaseOutput):
+    """Result of a call.
+
+    Attributes:
+        images: list of PIL pictures; or (B, H, W, 3) array / (B, 3, H, W) tensor in [0, 1], a list of single ones where
+            the sizes differ.
+        trace: with ``return_trace``, one dict per picture: t_hat (declared timestep), t_r (steered timestep), a_r and b_r
+            (weights of inversion and fresh noise); else None.
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
+    trace: list[dict[str, float]] | None = None
+
+
+class IDaSSRPipeline(DiffusionPipeline):
+    """One-step super-resolution with a dial from faithful (realism 0) to realistic (realism 1).
+
+    Args:
+        vae: autoencoder of the backbone.
+        unet: epsilon-predicting UNet, with the method's weights merged in.
+        prompt: cached prompt tokens.
+        scheduler: only its configuration is used, for the table of noise levels.
+        estimator: MINE; None in a saved prior that waits for an adapter.
+        latents_mean, latents_std: per channel, of the autoencoder's raw latents; None: its scaling factor.
+        method: name of the restoration method.
+        steering: ``{"name": ..., "args": {...}}``; None: CHARIOT's default.
+    """
+
+    model_cpu_offload_seq = "estimator->vae->unet->vae"
+    _optional_components = ["estimator"]  # noqa: RUF012  (diffusers reads a plain class attribute)
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        unet: UNet2DConditionModel,
+        prompt: PromptTokens,
+        scheduler: EulerDiscreteScheduler,
+        estimator: MINE | None = None,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+        method: str | None = "idas",
+        steering: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, unet=unet, prompt=prompt, scheduler=scheduler, estimator=estimator)
+        self.register_to_config(latents_mean=latents_mean, latents_std=latents_std, method=method, steering=steering)
+        self._method: Method | None = None
+
+    # ---- making one ----
+
+    @classmethod
+    def from_backbone(
+        cls, backbone: LatentBackbone, estimator: MINE | None, method: str | None = "idas", steering: dict[str, Any] | None = None
+    ) -> IDaSSRPipeline:
+        """Wrap networks that exist already; their noise schedule must be SD-Turbo's."""
+        return cls(
+            backbone.vae,
+            backbone.unet,
+            backbone.prompt,
+            EulerDiscreteScheduler.from_config(SD_TURBO_SCHEDULER),
+            estimator,
+            backbone.latents_mean.flatten().tolist(),
+            backbone.latents_std.flatten().tolist(),
+            method,
+            steering,
+        )
+
+    @classmethod
+    def from_random(cls, name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> IDaSSRPipeline:
+        """A backbone and MINE with random weights, for shape, memory and speed work; the same for the same ``seed``.
+
+        Raises:
+            ConfigError: no backbone of that name.
+        """
+        preset, before = choose(BACKBONES, "backbone", name), torch.get_default_dtype()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                # In the final precision from the start: converting the full-size networks would need both copies at once.
+                torch.set_default_dtype(dtype)
+                backbone = preset()
+            finally:
+                torch.set_default_dtype(before)
+            return cls.from_backbone(backbone, build_estimator(backbone)).eval()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path = "compact",
+        method: str = "idas",
+        sd_path: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> IDaSSRPipeline:
+        """Load a saved pipeline and merge the adapter of ``method``, if its folder has adapters.
+
+        Args:
+            pretrained_model_name_or_path: model of this package (``compact``), folder, or Hub id.
+            method: name of the adapter.
+            sd_path: folder or Hub id of SD-Turbo's weights, for models that hold an adapter on them only.
+            revision: of the model's Hub repository.
+            kwargs: for diffusers, such as ``torch_dtype`` (default fp32, whatever the files hold).
+
+        Raises:
+            ValueError: no such model or method; the message names what there is.
+        """
+        folder = find_model(str(pretrained_model_name_or_path), revision, sd_path)
+        if "torch_dtype" not in kwargs and kwargs.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
+        adapter = _choose_adapter(folder, method)
+        if (folder / "model_index.json").is_file():
+            pipe = super().from_pretrained(str(folder), **kwargs)
+        else:
+            dtype = kwargs.get("torch_dtype") or kwargs["dtype"]
+            pipe = cls.from_backbone(load_sd_turbo(sd_path, dtype=dtype), None)
+        if adapter is not None:
+            pipe._merge(adapter)
+        pipe._realign()
+        return pipe.eval()
+
+    def _merge(self, folder: Path) -> None:
+        """Put an adapter's estimator in place and its tensors over the UNet's."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "adapter.safetensors")
+        estimator = MINE.from_config(config["estimator"])
+        parts = {"estimator": estimator, "unet": self.unet}
+        for name, part in parts.items():
+            own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            missing, unexpected = part.load_state_dict(own, strict=False)
+            if unexpected or (name == "estimator" and missing):
+                raise ValueError(f"{folder} does not fit this model: {', '.join([*unexpected, *missing][:3])}.")
+        self.register_modules(estimator=estimator.to(self.unet.device))
+        self.register_to_config(method=config["method"], steering=config.get("steering"))
+        self._method = None
+
+    def _realign(self) -> None:
+        """Copy weights out of the mapped file: it does not align them, and CPU kernels then sum in another order."""
+        for part in (self.vae, self.unet, self.prompt, self.estimator):
+            for parameter in part.parameters() if part is not None else ():
+                parameter.data = parameter.data.clone()
+
+    def eval(self) -> IDaSSRPipeline:
+        """Put all networks into inference mode."""
+        for part in (self.vae, self.unet, self.prompt, self.estimator):
+            if part is not None:
+                part.eval().requires_grad_(False)
+        return self
+
+    def set_steering(self, name: str | None = None, **args: Any) -> None:
+        """Steer differently from now on: another entry of STEERINGS, or other arguments of the present one.
+
+        Raises:
+            ConfigError: unknown name or argument.
+        """
+        old = self.config["steering"] or {"name": "n1", "args": {}}
+        kept = old["args"] if name in (None, old["name"]) else {}
+        self.register_to_config(steering={"name": name or old["name"], "args": {**kept, **args}})
+        self._method = None
+        _ = self.restorer
+
+    @property
+    def restorer(self) -> Method:
+        """The method on this pipeline's networks, on their device.
+
+        Raises:
+            ValueError: the pipeline holds a prior without an adapter.
+        """
+        if self._method is None:
+            if self.estimator is None or self.config["method"] is None:
+                raise ValueError("This pipeline holds a prior only; load it with IDaSSRPipeline.from_pretrained(..., method='idas').")
+            schedule = NoiseSchedule.from_config(self.scheduler.config)
+            statistics = (self.config["latents_mean"], self.config["latents_std"])
+            backbone = LatentBackbone(self.vae, self.unet, self.prompt, schedule, *statistics)
+            steering = self.config["steering"] or {"name": "n1", "args": {}}
+            method = Component(self.config["method"])
+            self._method = build_method(backbone, self.estimator, method, Component(steering["name"], dict(steering["args"]))).eval()
+        # Positions and residuals decide everything that follows, and MINE is small: never in half precision.
+        self._method.estimator.float()
+        return self._method.to(self._execution_device)
+
+    # ---- using it ----
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        image: Picture | Sequence[Picture],
+        realism: float | Sequence[float] = 0.5,
+        upscale: float = 4.0,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        color_fix: str = "none",
+        output_type: str = "pil",
+        return_dict: bool = True,
+        return_trace: bool = False,
+    ) -> IDaSSROutput | tuple[Any]:
+        """Restore pictures.
+
+        Args:
+            image: PIL picture, array or tensor in [0, 1], a batch or a list of them; sizes may differ.
+            realism: 0 (closest to the input, the same for every seed) to 1 (most detail); one number or one per picture.
+            upscale: output size over input size. The network works at 4; other factors resample its result.
+            generator: one integer is drawn from it as the seed.
+            seed: of the fresh noise, the same for every picture, so that a picture's result does not depend on its
+                batch. Default 42.
+            color_fix: entry of COLOR_FIXES.
+            output_type: ``pil``, ``np`` or ``pt``.
+            return_dict: False returns the tuple ``(images,)``.
+            return_trace: also report the positions, see ``IDaSSROutput``.
+
+        Raises:
+            ValueError: an argument out of its range; no restoration is started then.
+        """
+        pictures = to_tensors(image)
+        levels = _check(len(pictures), realism, upscale, generator, seed, color_fix, output_type)
+        if generator is not None:
+            seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device))
+        same_size: dict[tuple[int, ...], list[int]] = {}
+        for index, picture in enumerate(pictures):
+            same_size.setdefault(tuple(picture.shape), []).append(index)
+        results: list[Any] = [None] * len(pictures)
+        for indices in same_size.values():
+            lq = torch.stack([pictures[i] for i in indices])
+            restored = self._restore(lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix)
+            for index, hq, trace in zip(indices, *restored, strict=True):
+                results[index] = hq, trace
+        images = _as_output_type([hq for hq, _ in results], output_type)
+        if not return_dict:
+            return (images,)
+        return IDaSSROutput(images=images, trace=[trace for _, trace in results] if return_trace else None)
+
+    def _restore(
+        self, lq: Tensor, realism: list[float], seed: int, upscale: float, color_fix: str
+    ) -> tuple[Tensor, list[dict[str, float]]]:
+        """(B, 3, h, w) in [0, 1] -> (B, 3, round(h u), round(w u)) in [0, 1] on the CPU, and traces."""
+        method, device = self.restorer, self._execution_device
+        height, width = lq.shape[-2:]
+        signed = lq.to(device) * 2 - 1
+        padded = pad_to_multiple(signed, method.multiple)
+        result = method.restore_image(padded, torch.tensor(realism, device=device), [seed] * len(lq))
+        assert result.hq is not None
+        hq = result.hq[..., : height * method.scale, : width * method.scale]
+        # Before any resampling, against the picture itself: padding must not leak into its colours.
+        hq = (COLOR_FIXES[color_fix](hq, upsample(signed, method.scale)) / 2 + 0.5).clamp(0, 1)
+        size = target_size(height, width, upscale)
+        if size != tuple(hq.shape[-2:]):
+            hq = F.interpolate(hq, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        steered = result.steered
+        columns = (result.anchor.timestep, steered.timestep, steered.keep, steered.fresh)
+        rows = torch.stack([column.float() for column in columns], dim=1).tolist()
+        return hq.float().cpu(), [dict(zip(("t_hat", "t_r", "a_r", "b_r"), row, strict=True)) for row in rows]
+
+
+def target_size(height: int, width: int, upscale: float) -> tuple[int, int]:
+    """Exactly round(side x upscale), at least one pixel."""
+    return max(1, round(height * upscale)), max(1, round(width * upscale))
+
+
+def find_model(name: str, revision: str | None = None, sd_path: str | None = None) -> Path:
+    """Folder of a model of this package, of a saved pipeline, or of a Hub repository (downloaded where it can be).
+
+    Raises:
+        ValueError: there is none, or SD-Turbo's weights, which it stands on, are not there.
+    """
+    shipped = sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []
+    if name in shipped:
+        return MODELS / name
+    if Path(name).is_dir():
+        return Path(name)
+    if name == "sd-turbo":
+        raise ValueError(
+            f"SD-Turbo's weights are in {find_sd_turbo(sd_path)}, but no adapter trained on them comes with this package; "
+            "train one with configs/train/sd-turbo and give its folder as --model, or use --random-weights."
+        )
+    known = f"use {', '.join(shipped) or 'a model'}, a folder that save_pretrained wrote, or a Hub id OWNER/NAME"
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise ValueError(f"There is no model called {name!r}; {known}.")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:
+        # The Hub client has a dozen kinds of errors for "not there" and "not reachable"; all mean the same here.
+        raise ValueError(f"The model {name!r} is neither a folder here nor to be had from the Hub; {known}.") from error
+
+
+def _choose_adapter(folder: Path, method: str) -> Path | None:
+    """The folder of the adapter called ``method``; None where the saved pipeline is that method already."""
+    adapters = sorted(path.parent.name for path in folder.glob("adapters/*/config.json"))
+    if method in adapters:
+        return folder / "adapters" / method
+    index = folder / "model_index.json"
+    if not index.is_file() and not adapters:
+        raise ValueError(f"{folder} holds no saved pipeline: it has neither model_index.json nor adapters/.")
+    merged = json.loads(index.read_text(encoding="utf-8")).get("method") if index.is_file() else None
+    if merged == method:
+        return None
+    there = ", ".join([*adapters, *([merged] if merged else [])])
+    raise ValueError(f"The model in {folder} has no method called {method!r}; it has {there or 'none'}.")
+
+
+def _check(
+    count: int,
+    realism: float | Sequence[float],
+    upscale: float,
+    generator: torch.Generator | None,
+    seed: int | None,
+    color_fix: str,
+    output_type: str,
+) -> list[float]:
+    """Refuse what cannot be done; return one realism per picture."""
+    levels = [float(realism)] * count if isinstance(realism, int | float) else [float(r) for r in realism]
+    if len(levels) != count:
+        raise ValueError(f"There are {count} pictures but {len(levels)} values of realism.")
+    if not all(0 <= level <= 1 for level in levels):
+        raise ValueError(f"realism must lie between 0 and 1, not {realism}.")
+    if not (math.isfinite(upscale) and 0 < upscale <= MAX_UPSCALE):
+        raise ValueError(f"upscale must be above 0 and at most {MAX_UPSCALE:g}, not {upscale}.")
+    if generator is not None and seed is not None:
+        raise ValueError("Give a generator or a seed, not both.")
+    if color_fix not in COLOR_FIXES:
+        raise ValueError(f"There is no colour fix called {color_fix!r}; choose one of {', '.join(COLOR_FIXES)}.")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
+    return levels
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of a saved model's files: another hash, other pictures."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _as_output_type(images: list[Tensor], output_type: str) -> Any:
+    if output_type == "pil":
+        return [to_pil(image) for image in images]
+    alike = len({image.shape for image in images}) == 1
+    if output_type == "pt":
+        return torch.stack(images) if alike else images
+    arrays = [to_array(image) for image in images]
+    return np.stack(arrays) if alike else arrays

@@ -1,0 +1,25 @@
+"""Resizing of image tensors: to the target size before encoding, and padding to what the networks need."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def upsample(lq: Tensor, scale: int) -> Tensor:
+    """(B, 3, H/s, W/s) in [-1, 1] -> (B, 3, H, W) in [-1, 1], bicubic, clamped."""
+    return F.interpolate(lq, scale_factor=scale, mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Grow (B, 3, H, W) at the right and bottom to multiples of ``multiple``; reflects, repeats the edge where too small."""
+    height, width = image.shape[-2:]
+    while image.shape[-2] % multiple or image.shape[-1] % multiple:
+        h, w = image.shape[-2:]
+        # A reflection needs more pixels than it adds; a picture smaller than its pad takes several rounds.
+        down, right = min(-h % multiple, max(h - 1, 0)), min(-w % multiple, max(w - 1, 0))
+        if (-h % multiple and not down) or (-w % multiple and not right):
+            return F.pad(image, (0, -w % multiple, 0, -h % multiple), mode="replicate")
+        image = F.pad(image, (0, right, 0, down), mode="reflect")
+    assert image.shape[-2] >= height and image.shape[-1] >= width
+    return image

@@ -1,0 +1,182 @@
+"""CHARIOT: from an anchor and one scalar to a position and a state that belong together (methods.md 9.4).
+
+Everything happens in VE coordinates, where the steered state is ``y_r = c + a_r * noise + b_r * fresh`` with
+``c = z_lq - deviation``. What is known of the paper is its idea, rescheduling and noise interpolation by one scalar; the
+formulas are ours.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from idas_sr.noise import canvas_noise
+from idas_sr.schedule import NoiseSchedule, unsqueeze_like
+from idas_sr.types import Anchor, Steered
+
+
+class EndPoint:
+    """w_end, the noise level at realism 1.
+
+    Args:
+        kind: ``relative``: kappa times the anchor's level, so that the share of fresh noise is the same for every severity;
+            ``absolute``: that of timestep ``t_end`` for every image.
+        kappa: factor of the relative end point, at least 1.
+        t_cap: timestep the relative end point never passes.
+        t_end: timestep of the absolute end point.
+
+    Raises:
+        ValueError: unknown kind or kappa below 1.
+    """
+
+    def __init__(self, kind: str = "relative", kappa: float = 2.4, t_cap: float = 599.0, t_end: float = 499.0) -> None:
+        if kind not in ("relative", "absolute"):
+            raise ValueError(f"end point must be 'relative' or 'absolute', not {kind!r}.")
+        if kappa < 1:
+            raise ValueError(f"kappa must be at least 1, not {kappa}: realism cannot take noise away from the anchor.")
+        self.kind, self.kappa, self.t_cap, self.t_end = kind, kappa, t_cap, t_end
+
+    def __call__(self, sigma: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """(B,) level of the anchor -> (B,) level of the end point, never below the anchor's."""
+        if self.kind == "absolute":
+            end = schedule.sigma(torch.full_like(sigma, self.t_end))
+        else:
+            end = torch.minimum(self.kappa * sigma, schedule.sigma(torch.full_like(sigma, self.t_cap)))
+        return torch.maximum(end, sigma)
+
+
+def reschedule_s2(sigma: Tensor, end: Tensor, realism: Tensor) -> Tensor:
+    """S-2: log w_r linear in r, equal ratios of SNR for equal moves of the dial."""
+    return ((1 - realism) * sigma.log() + realism * end.log()).exp()
+
+
+def reschedule_s4(sigma: Tensor, end: Tensor, realism: Tensor) -> Tensor:
+    """S-4: w_r^2 = w^2 + r^2 (w_end^2 - w^2), the amplitude of fresh noise linear in r."""
+    return (sigma**2 + realism**2 * (end**2 - sigma**2)).sqrt()
+
+
+RESCHEDULES = {"s2": reschedule_s2, "s4": reschedule_s4}
+
+
+class Steering(ABC):
+    """One scalar to a position and a state.
+
+    Args:
+        reschedule: ``s2`` or ``s4``.
+        round_timestep: snap t_r to an integer (the noise level follows the rounded one); off by default.
+        end_point: arguments of ``EndPoint``.
+    """
+
+    paired: ClassVar[bool]
+    """Whether the state's noise level is the one that the declared timestep promises, for every realism."""
+
+    def __init__(self, reschedule: str = "s2", round_timestep: bool = False, **end_point: object) -> None:
+        if reschedule not in RESCHEDULES:
+            raise ValueError(f"reschedule must be one of {', '.join(RESCHEDULES)}, not {reschedule!r}.")
+        self.reschedule, self.round_timestep = RESCHEDULES[reschedule], round_timestep
+        self.end_point = EndPoint(**end_point)  # type: ignore[arg-type]
+
+    def __call__(
+        self,
+        anchor: Anchor,
+        z_lq: Tensor,
+        realism: float | Tensor,
+        seeds: Sequence[int],
+        schedule: NoiseSchedule,
+        origin: tuple[int, int] = (0, 0),
+    ) -> Steered:
+        """Steer an anchor.
+
+        Args:
+            anchor: what the method declared; untouched.
+            z_lq: (B, C, h, w).
+            realism: in [0, 1], one number or (B,).
+            seeds: one per sample, of the fresh noise; not read where realism is 0.
+            schedule: of the backbone.
+            origin: (row, column) of this window on the noise canvas, for tiles.
+
+        Raises:
+            ValueError: realism outside [0, 1], or an anchor without noise.
+        """
+        if anchor.noise is None:
+            raise ValueError(
+                f"{type(self).__name__} needs inversion noise, but this method anchors the latent as it is; use 'hold'."
+            )
+        r = torch.as_tensor(realism, dtype=torch.float32, device=z_lq.device).expand(len(z_lq))
+        if not bool(((r >= 0) & (r <= 1)).all()):
+            raise ValueError(f"realism must lie between 0 and 1, not {realism}.")
+        # Detached: restoration losses must not move the position, which would collapse to whatever is easiest (DM-SR).
+        timestep = anchor.timestep.detach()
+        sigma = schedule.sigma(timestep)
+        position = self._position(timestep, sigma, r, schedule)
+        keep, fresh, level = self._weights(sigma, schedule.sigma(position), r)
+        state = z_lq if anchor.deviation is None else z_lq - anchor.deviation
+        state = state + unsqueeze_like(keep, state) * anchor.noise
+        if bool((fresh != 0).any()):
+            # Not even drawn at realism 0, where the result must not depend on a seed.
+            state = state + unsqueeze_like(fresh, state) * canvas_noise(seeds, tuple(state.shape[1:]), origin).to(state)
+        return Steered(self._declared(timestep, position), level, keep, fresh, state)
+
+    def _position(self, timestep: Tensor, sigma: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
+        target = schedule.timestep_of(self.reschedule(sigma, self.end_point(sigma, schedule), realism))
+        # Exactly the anchor's at 0: no round trip through exp and log.
+        position = torch.where(realism == 0, timestep, torch.maximum(target, timestep))
+        return position.round() if self.round_timestep else position
+
+    def _declared(self, timestep: Tensor, position: Tensor) -> Tensor:
+        """(B,) timestep told to the UNet."""
+        return position
+
+    @abstractmethod
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From the anchor's level, that of t_r, and r: (a_r, b_r, level of the x0 formula), each (B,)."""
+
+
+class Churn(Steering):
+    """N1: the exact forward kernel from w to w_r: the anchor stays whole and independent noise is added.
+
+    Pairing is inherited from the anchor: if its error has level w, the state's has w_r, whatever the deviation's share.
+    """
+
+    paired = True
+
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # A rounded position can lie a hair below the anchor: the anchor is then kept as it is.
+        return sigma, (target**2 - sigma**2).clamp_min(0).sqrt(), target
+
+
+class Linear(Steering):
+    """N4: the naive w_r ((1 - r) noise + r fresh), kept as an ablation: its energy dips in the middle."""
+
+    paired = False
+
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return target * (1 - realism), target * realism, target
+
+
+class LabelOnly(Steering):
+    """Control: only the timestep that the UNet is told moves; state and x0 formula stay at the anchor."""
+
+    paired = False
+
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return sigma, torch.zeros_like(sigma), sigma
+
+
+class NoiseOnly(Steering):
+    """Control: only the state moves, as in N1; the UNet and the x0 formula are told the anchor's position."""
+
+    paired = False
+
+    def _declared(self, timestep: Tensor, position: Tensor) -> Tensor:
+        return timestep
+
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return sigma, (target**2 - sigma**2).clamp_min(0).sqrt(), sigma
+
+
+STEERINGS: dict[str, type[Steering]] = {"n1": Churn, "n4": Linear, "label-only": LabelOnly, "noise-only": NoiseOnly}

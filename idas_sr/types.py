@@ -1,0 +1,82 @@
+"""The values that cross boundaries, and the legend of their shapes.
+
+Letters used in every docstring:
+
+    B  batch          C  latent channels      s  upscaling factor (``scale``)
+    H, W  pixels of the high-quality image    h, w  cells of the latent grid
+    L, D  number and width of the prompt tokens
+
+Images are (B, 3, H, W) in [-1, 1] inside the package and [0, 1] in data and files; latents are already scaled by the
+backbone. A timestep is a float index into ``alphas_cumprod``: 0 is almost clean, T - 1 is almost noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Where a low-quality latent is set down on the diffusion trajectory.
+
+    The anchored state is ``z_lq - deviation + sigma(timestep) * noise`` in VE coordinates.
+
+    Attributes:
+        timestep: (B,) float.
+        noise: (B, C, h, w) inversion noise, or None where a method adds none.
+        deviation: (B, C, h, w) estimate of z_lq - z_hq, or None.
+        residual: (B,) estimate of rms(z_lq - z_hq - deviation), or None.
+    """
+
+    timestep: Tensor
+    noise: Tensor | None = None
+    deviation: Tensor | None = None
+    residual: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What steering makes of an anchor for one value of realism.
+
+    Attributes:
+        timestep: (B,) position t_r the UNet is told.
+        sigma: (B,) noise level of the VP conversion and the x0 formula; w(timestep) for every paired steering.
+        keep: (B,) weight a_r of the anchor's noise.
+        fresh: (B,) weight b_r of the fresh noise.
+        state: (B, C, h, w) y_r in VE coordinates.
+    """
+
+    timestep: Tensor
+    sigma: Tensor
+    keep: Tensor
+    fresh: Tensor
+    state: Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Tokens the UNet is told: positive (B, L, D), and negative (B, L, D) for guidance."""
+
+    positive: Tensor
+    negative: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Result of one restoration.
+
+    Attributes:
+        hq: (B, 3, H, W) in [-1, 1], not clamped; None if decoding was not asked for.
+        z0: (B, C, h, w) restored latent.
+        anchor: what the method declared.
+        steered: what steering made of it (t_r, a_r, b_r and the state).
+        z_lq: (B, C, h, w) latent of the upsampled input.
+    """
+
+    hq: Tensor | None
+    z0: Tensor
+    anchor: Anchor
+    steered: Steered
+    z_lq: Tensor
