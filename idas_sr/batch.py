@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from idas_sr.images import EXTENSIONS, read_image, read_text, stamp, write_png
-from idas_sr.pipeline import IDaSSRPipeline
+from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline
 
 RECIPE_KEY = "idas_sr"
 """Entry of an output's PNG text metadata that says how it was made."""
@@ -93,7 +93,9 @@ def plan(source: Path, output: Path, recursive: bool = False) -> list[Job]:
     if output.resolve() == root.resolve():
         raise RefusedError(f"The output folder {output} is the input folder; choose another with -o.")
     if recursive and source.is_dir() and output.resolve().is_relative_to(root.resolve()):
-        raise RefusedError(f"The output folder {output} lies in the input folder, whose folders are all read; choose another with -o.")
+        raise RefusedError(
+            f"The output folder {output} lies in the input folder, whose folders are all read; choose another with -o."
+        )
     jobs = [Job(path, output / path.relative_to(root).with_suffix(".png")) for path in _pictures(source, recursive)]
     if not jobs:
         hint = "" if recursive else " (folders in it are read with --recursive)"
@@ -101,7 +103,9 @@ def plan(source: Path, output: Path, recursive: bool = False) -> list[Job]:
     taken: dict[Path, Path] = {}
     for job in jobs:
         if job.target in taken:
-            raise RefusedError(f"{taken[job.target]} and {job.source} would both become {job.target}; rename one of them.")
+            raise RefusedError(
+                f"{taken[job.target]} and {job.source} would both become {job.target}; rename one of them."
+            )
         taken[job.target] = job.source
     return jobs
 
@@ -127,11 +131,17 @@ def prepare_output(folder: Path) -> None:
             pass
     except OSError as error:
         reason = error.strerror or error
-        raise RefusedError(f"The output folder {folder} cannot be written to ({reason}); choose another with -o.") from error
+        raise RefusedError(
+            f"The output folder {folder} cannot be written to ({reason}); choose another with -o."
+        ) from error
 
 
 def restore_files(
-    jobs: Sequence[Job], load: Callable[[], IDaSSRPipeline], settings: Settings, batch_size: int = 1, resume: bool = False
+    jobs: Sequence[Job],
+    load: Callable[[], IDaSSRPipeline],
+    settings: Settings,
+    batch_size: int = 1,
+    resume: bool = False,
 ) -> Iterator[Outcome]:
     """Restore files one batch after the other, each output complete or not there; a bad file fails alone.
 
@@ -157,7 +167,9 @@ def restore_files(
             yield from _restore_batch(load(), ready, settings)
 
 
-def _restore_batch(pipeline: IDaSSRPipeline, ready: list[tuple[Job, Tensor, str]], settings: Settings) -> Iterator[Outcome]:
+def _restore_batch(
+    pipeline: IDaSSRPipeline, ready: list[tuple[Job, Tensor, str]], settings: Settings
+) -> Iterator[Outcome]:
     begin = time.perf_counter()
     try:
         result = pipeline(
@@ -176,6 +188,7 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[tuple[Job, Tensor, str]
         else:
             yield Outcome(ready[0][0], "failed", f"{ready[0][0].source} could not be restored: {_one_line(error)}")
         return
+    assert isinstance(result, IDaSSROutput) and result.trace is not None
     seconds = (time.perf_counter() - begin) / len(ready)
     for (job, _, recipe), image, trace in zip(ready, result.images, result.trace, strict=True):
         yield _write(job, image, recipe, settings, seconds, trace)

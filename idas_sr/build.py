@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from idas_sr.conditioning import CONDITIONERS
-from idas_sr.config import Component, Config, ConfigError
+from idas_sr.config import BackboneConfig, Component, Config, ConfigError
 from idas_sr.data.degradation import DEGRADATIONS, Degradation
 from idas_sr.data.photographs import Collate, Photographs, list_photographs
 from idas_sr.guidance import GUIDERS
@@ -18,6 +18,7 @@ from idas_sr.methods.task import Task
 from idas_sr.networks import presets
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.mine import MINE
+from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import load_parts
 from idas_sr.steering import STEERINGS
 
@@ -68,8 +69,15 @@ def build_photographs(config: Config) -> tuple[Photographs, Collate]:
 
 
 def build_estimator(backbone: LatentBackbone, **args: Any) -> MINE:
-    """An untrained MINE that fits ``backbone``."""
-    return MINE(latent_channels=backbone.latent_channels, stride=backbone.downsample // Method.scale, **args)
+    """An untrained MINE that fits ``backbone``.
+
+    Raises:
+        ConfigError: unknown argument.
+    """
+    try:
+        return MINE(latent_channels=backbone.latent_channels, stride=backbone.downsample // Method.scale, **args)
+    except TypeError as error:
+        raise ConfigError(f"estimator: {error}.") from error
 
 
 def build_method(
@@ -111,6 +119,28 @@ def build_task(config: Config) -> Task:
 
 
 def _initial(config: Config) -> tuple[LatentBackbone, MINE | None]:
-    if config.train.init is None:
-        return choose(BACKBONES, "backbone", config.backbone.name)(), None
-    return load_parts(Path(config.train.init) / "model")
+    if config.train.init is not None:
+        return load_parts(Path(config.train.init) / "model")
+    return build_backbone(config.backbone), None
+
+
+def build_backbone(config: BackboneConfig) -> LatentBackbone:
+    """The backbone that the first stage of a training starts from: compact untrained, sd-turbo with its weights.
+
+    Raises:
+        ConfigError: unknown name; sd-turbo without weights; a path for compact, which is trained here.
+        ValueError: the weights are not at the path.
+    """
+    preset = choose(BACKBONES, "backbone", config.name)
+    if config.random_weights:
+        return preset()
+    if config.name != "sd-turbo":
+        if config.path is not None:
+            raise ConfigError(f"backbone.path is for sd-turbo only; start {config.name} from a finished stage with train.init.")
+        return preset()
+    if config.path is None:
+        raise ConfigError(
+            "sd-turbo needs its weights: set backbone.path to their folder (or to the Hub id stabilityai/sd-turbo), "
+            "or backbone.random_weights=true to try the configuration without them."
+        )
+    return load_sd_turbo(config.path, config.revision)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WAVELET_LEVELS = 5
+FLAT = 1e-3
+"""Standard deviation below which a channel has no contrast to rescale: a quarter of a step of 8 bits in [0, 1]."""
 
 
 def _blur(image: Tensor, dilation: int) -> Tensor:
@@ -49,8 +51,7 @@ def adain(image: Tensor, reference: Tensor) -> Tensor:
     _check(image, reference)
     mean, std = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True, correction=0)
     target_mean, target_std = reference.mean((2, 3), keepdim=True), reference.std((2, 3), keepdim=True, correction=0)
-    # A flat picture has no contrast to rescale.
-    return (image - mean) * (target_std / std.clamp_min(1e-5)) + target_mean
+    return (image - mean) * (target_std / std.clamp_min(FLAT)) + target_mean
 
 
 def none(image: Tensor, reference: Tensor) -> Tensor:

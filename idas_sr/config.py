@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from omegaconf import MISSING, OmegaConf
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
@@ -55,7 +56,7 @@ class TrainConfig:
     final_lr: float = 0.01
     max_grad_norm: float = 1.0
     ema: float = 0.999
-    precision: str = "no"
+    precision: str = "fp32"
     log_every: int = 50
     save_every: int = 500
     grid_every: int = 1000
@@ -91,23 +92,44 @@ def load_config(*layers: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: unknown key, wrong type, missing file or unreadable YAML.
     """
     merged = OmegaConf.structured(Config)
-    for layer in [*layers, OmegaConf.from_dotlist(list(overrides))]:
+    for layer in (*layers, overrides):
+        source = layer if isinstance(layer, str | Path) else "the command line"
         try:
-            extra = OmegaConf.load(layer) if isinstance(layer, str | Path) else layer
+            extra = _read(layer)
             for key in COMPONENTS:
-                if "name" in (extra.get(key) or {}):
+                chosen = extra.get(key)
+                if isinstance(chosen, DictConfig) and "name" in chosen:
                     OmegaConf.set_readonly(merged[key], False)
                     merged[key].args = {}
             merged = OmegaConf.merge(merged, extra)
-        except FileNotFoundError as error:
-            raise ConfigError(f"Configuration file {layer} does not exist.") from error
-        except (OmegaConfBaseException, AttributeError) as error:
-            source = layer if isinstance(layer, str | Path) else "the command line"
-            raise ConfigError(f"{source}: {str(error).splitlines()[0]}") from error
-    return OmegaConf.to_object(merged) if not OmegaConf.missing_keys(merged) else _checked(merged)
+        except (OmegaConfBaseException, AttributeError, TypeError) as error:
+            where = getattr(error, "full_key", None)
+            raise ConfigError(f"{source}: {f'{where}: ' if where else ''}{str(error).splitlines()[0]}") from error
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{source} cannot be read as YAML: {reason}") from error
+    if OmegaConf.missing_keys(merged):
+        _refuse(merged)
+    config: Any = OmegaConf.to_object(merged)
+    return config
 
 
-def _checked(merged: Any) -> Config:
+def _read(layer: str | Path | Sequence[str]) -> DictConfig:
+    """A YAML file, or ``key=value`` strings, as a mapping."""
+    if isinstance(layer, str | Path):
+        if not Path(layer).is_file():
+            raise ConfigError(f"Configuration file {layer} does not exist.")
+        extra = OmegaConf.load(layer)
+        if not isinstance(extra, DictConfig):
+            raise ConfigError(f"{layer} must be a mapping of keys to values.")
+        return extra
+    for text in layer:
+        if "=" not in text:
+            raise ConfigError(f"{text} on the command line is no key=value.")
+    return OmegaConf.from_dotlist(list(layer))
+
+
+def _refuse(merged: Any) -> NoReturn:
     missing = ", ".join(sorted(OmegaConf.missing_keys(merged)))
     raise ConfigError(f"Not set: {missing}. Give each as key=value, for example {missing.split(', ')[0]}=VALUE.")
 

@@ -19,7 +19,7 @@ Picture = Image.Image | np.ndarray | Tensor
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) of a PIL picture of any mode, turned as its EXIF says: uint8, or float32 in [0, 1] where it has 16 bits.
+    """(H, W, 3) of a PIL picture of any mode, turned as EXIF says: uint8, or float32 in [0, 1] where it has 16 bits.
 
     Transparency is dropped: what the colours under it are is left as the file says.
 
@@ -28,7 +28,9 @@ def pixels_of(image: Image.Image) -> np.ndarray:
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ValueError("its values are floating point numbers of unknown range; save it with 8 or 16 bits per channel")
+        raise ValueError(
+            "its values are floating point numbers of unknown range; save it with 8 or 16 bits per channel"
+        )
     if image.mode.startswith("I"):
         # Pillow's own conversion would clip 16-bit grey at 255.
         grey = np.asarray(image).astype(np.float32).clip(0, 65535) / 65535
@@ -93,10 +95,14 @@ def to_tensors(image: Picture | Sequence[Picture]) -> list[Tensor]:
         tensor = image.detach().cpu().float() / (255 if image.dtype == torch.uint8 else 1)
     else:
         shape = f" of shape {tuple(image.shape)}" if isinstance(image, np.ndarray | Tensor) else ""
-        raise ValueError(f"A picture is a PIL image, an (H, W, 3) array or a (3, H, W) tensor, not {type(image).__name__}{shape}.")
+        raise ValueError(
+            f"A picture is a PIL image, an (H, W, 3) array or a (3, H, W) tensor, not {type(image).__name__}{shape}."
+        )
     if tensor.shape[-3] != 3 or 0 in tensor.shape:
-        raise ValueError(f"A picture has three channels and at least one pixel; this one has shape {tuple(image.shape)}.")
-    # A rounding error beyond the ends is fine; [-1, 1] or [0, 255] given as float is a mistake that would look like a bad result.
+        raise ValueError(
+            f"A picture has three channels and at least one pixel; this one has shape {tuple(image.shape)}."
+        )
+    # A rounding error beyond the ends is fine; [-1, 1] or [0, 255] as float is a mistake that would look like bad work.
     if not bool(((tensor >= -1e-3) & (tensor <= 1 + 1e-3)).all()):
         raise ValueError("Pictures given as floating point numbers must lie in [0, 1].")
     return list(tensor.clamp(0, 1)) if tensor.ndim == 4 else [tensor.clamp(0, 1)]
@@ -149,7 +155,16 @@ def stamp(image: Image.Image, words: str) -> Image.Image:
     draw = ImageDraw.Draw(stamped)
     size = 12.0
     unit = draw.textlength(words, font=ImageFont.load_default(size)) / size
-    font = ImageFont.load_default(max(size, 0.9 * image.width / unit))
+    size = max(size, 0.9 * image.width / unit)
+    font = ImageFont.load_default(size)
     place = (image.width / 2, image.height / 2)
-    draw.text(place, words, font=font, anchor="mm", fill="white", stroke_width=max(1, round(font.size / 12)), stroke_fill="black")
+    draw.text(
+        place,
+        words,
+        font=font,
+        anchor="mm",
+        fill="white",
+        stroke_width=max(1, round(size / 12)),
+        stroke_fill="black",
+    )
     return stamped

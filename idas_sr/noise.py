@@ -13,7 +13,7 @@ BLOCK = 64
 
 
 def block(seed: int, row: int, column: int, channels: int) -> np.ndarray:
-    """(C, 64, 64) standard normal block (row, column) of the canvas of ``seed``, from the counter-based Philox generator."""
+    """(C, 64, 64) standard normal block (row, column) of ``seed``'s canvas, from the counter-based Philox generator."""
     key = np.array([seed % 2**64, row << 32 | column], dtype=np.uint64)
     # Channel first: a backbone with more channels sees the same numbers in its first ones.
     return np.random.Generator(np.random.Philox(key=key)).standard_normal((channels, BLOCK, BLOCK), dtype=np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.utils import BaseOutput
-from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,15 +24,13 @@ from idas_sr.config import Component
 from idas_sr.images import Picture, to_array, to_pil, to_tensors
 from idas_sr.methods.base import Method
 from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.networks.library import choose_adapter, find_model
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
-from idas_sr.networks.sd_turbo import find_sd_turbo, load_sd_turbo
+from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.resample import pad_to_multiple, upsample
 from idas_sr.schedule import NoiseSchedule
-
-MODELS = Path(__file__).parent / "models"
-"""Models that travel with the package, one folder each."""
 
 SEED = 42
 MAX_UPSCALE = 16.0
@@ -48,8 +44,8 @@ class IDaSSROutput(BaseOutput):
     Attributes:
         images: list of PIL pictures; or (B, H, W, 3) array / (B, 3, H, W) tensor in [0, 1], a list of single ones where
             the sizes differ.
-        trace: with ``return_trace``, one dict per picture: t_hat (declared timestep), t_r (steered timestep), a_r and b_r
-            (weights of inversion and fresh noise); else None.
+        trace: with ``return_trace``, one dict per picture: t_hat (declared timestep), t_r (steered timestep), a_r and
+            b_r (weights of inversion and fresh noise); else None.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
@@ -94,7 +90,11 @@ class IDaSSRPipeline(DiffusionPipeline):
 
     @classmethod
     def from_backbone(
-        cls, backbone: LatentBackbone, estimator: MINE | None, method: str | None = "idas", steering: dict[str, Any] | None = None
+        cls,
+        backbone: LatentBackbone,
+        estimator: MINE | None,
+        method: str | None = "idas",
+        steering: dict[str, Any] | None = None,
     ) -> IDaSSRPipeline:
         """Wrap networks that exist already; their noise schedule must be SD-Turbo's."""
         return cls(
@@ -120,7 +120,7 @@ class IDaSSRPipeline(DiffusionPipeline):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                # In the final precision from the start: converting the full-size networks would need both copies at once.
+                # In the final precision from the start: converting full-size networks would need both copies at once.
                 torch.set_default_dtype(dtype)
                 backbone = preset()
             finally:
@@ -151,7 +151,7 @@ class IDaSSRPipeline(DiffusionPipeline):
         folder = find_model(str(pretrained_model_name_or_path), revision, sd_path)
         if "torch_dtype" not in kwargs and kwargs.get("dtype") is None:
             kwargs["dtype"] = torch.float32
-        adapter = _choose_adapter(folder, method)
+        adapter = choose_adapter(folder, method)
         if (folder / "model_index.json").is_file():
             pipe = super().from_pretrained(str(folder), **kwargs)
         else:
@@ -211,13 +211,17 @@ class IDaSSRPipeline(DiffusionPipeline):
         """
         if self._method is None:
             if self.estimator is None or self.config["method"] is None:
-                raise ValueError("This pipeline holds a prior only; load it with IDaSSRPipeline.from_pretrained(..., method='idas').")
+                raise ValueError(
+                    "This pipeline holds a prior only; load it with IDaSSRPipeline.from_pretrained(..., method='idas')."
+                )
             schedule = NoiseSchedule.from_config(self.scheduler.config)
             statistics = (self.config["latents_mean"], self.config["latents_std"])
             backbone = LatentBackbone(self.vae, self.unet, self.prompt, schedule, *statistics)
             steering = self.config["steering"] or {"name": "n1", "args": {}}
             method = Component(self.config["method"])
-            self._method = build_method(backbone, self.estimator, method, Component(steering["name"], dict(steering["args"]))).eval()
+            self._method = build_method(
+                backbone, self.estimator, method, Component(steering["name"], dict(steering["args"]))
+            ).eval()
         # Positions and residuals decide everything that follows, and MINE is small: never in half precision.
         self._method.estimator.float()
         return self._method.to(self._execution_device)
@@ -241,7 +245,7 @@ class IDaSSRPipeline(DiffusionPipeline):
 
         Args:
             image: PIL picture, array or tensor in [0, 1], a batch or a list of them; sizes may differ.
-            realism: 0 (closest to the input, the same for every seed) to 1 (most detail); one number or one per picture.
+            realism: 0 (closest to the input, whatever the seed) to 1 (most detail); one number or one per picture.
             upscale: output size over input size. The network works at 4; other factors resample its result.
             generator: one integer is drawn from it as the seed.
             seed: of the fresh noise, the same for every picture, so that a picture's result does not depend on its
@@ -264,7 +268,9 @@ class IDaSSRPipeline(DiffusionPipeline):
         results: list[Any] = [None] * len(pictures)
         for indices in same_size.values():
             lq = torch.stack([pictures[i] for i in indices])
-            restored = self._restore(lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix)
+            restored = self._restore(
+                lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix
+            )
             for index, hq, trace in zip(indices, *restored, strict=True):
                 results[index] = hq, trace
         images = _as_output_type([hq for hq, _ in results], output_type)
@@ -299,47 +305,6 @@ def target_size(height: int, width: int, upscale: float) -> tuple[int, int]:
     return max(1, round(height * upscale)), max(1, round(width * upscale))
 
 
-def find_model(name: str, revision: str | None = None, sd_path: str | None = None) -> Path:
-    """Folder of a model of this package, of a saved pipeline, or of a Hub repository (downloaded where it can be).
-
-    Raises:
-        ValueError: there is none, or SD-Turbo's weights, which it stands on, are not there.
-    """
-    shipped = sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []
-    if name in shipped:
-        return MODELS / name
-    if Path(name).is_dir():
-        return Path(name)
-    if name == "sd-turbo":
-        raise ValueError(
-            f"SD-Turbo's weights are in {find_sd_turbo(sd_path)}, but no adapter trained on them comes with this package; "
-            "train one with configs/train/sd-turbo and give its folder as --model, or use --random-weights."
-        )
-    known = f"use {', '.join(shipped) or 'a model'}, a folder that save_pretrained wrote, or a Hub id OWNER/NAME"
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
-        raise ValueError(f"There is no model called {name!r}; {known}.")
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:
-        # The Hub client has a dozen kinds of errors for "not there" and "not reachable"; all mean the same here.
-        raise ValueError(f"The model {name!r} is neither a folder here nor to be had from the Hub; {known}.") from error
-
-
-def _choose_adapter(folder: Path, method: str) -> Path | None:
-    """The folder of the adapter called ``method``; None where the saved pipeline is that method already."""
-    adapters = sorted(path.parent.name for path in folder.glob("adapters/*/config.json"))
-    if method in adapters:
-        return folder / "adapters" / method
-    index = folder / "model_index.json"
-    if not index.is_file() and not adapters:
-        raise ValueError(f"{folder} holds no saved pipeline: it has neither model_index.json nor adapters/.")
-    merged = json.loads(index.read_text(encoding="utf-8")).get("method") if index.is_file() else None
-    if merged == method:
-        return None
-    there = ", ".join([*adapters, *([merged] if merged else [])])
-    raise ValueError(f"The model in {folder} has no method called {method!r}; it has {there or 'none'}.")
-
-
 def _check(
     count: int,
     realism: float | Sequence[float],
@@ -364,15 +329,6 @@ def _check(
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
     return levels
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over names and contents of a saved model's files: another hash, other pictures."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _as_output_type(images: list[Tensor], output_type: str) -> Any:

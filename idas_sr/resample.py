@@ -12,7 +12,7 @@ def upsample(lq: Tensor, scale: int) -> Tensor:
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Grow (B, 3, H, W) at the right and bottom to multiples of ``multiple``; reflects, repeats the edge where too small."""
+    """Grow (B, 3, H, W) at the right and bottom to multiples of ``multiple``; reflects, or repeats a too small edge."""
     height, width = image.shape[-2:]
     while image.shape[-2] % multiple or image.shape[-1] % multiple:
         h, w = image.shape[-2:]

@@ -72,7 +72,7 @@ class NoiseSchedule(nn.Module):
         return signal.float(), (sigma * signal).float(), sigma.float()
 
     def timestep_of(self, sigma: Tensor) -> Tensor:
-        """Inverse of ``sigma``: fractional timestep (B,) fp32 at which the VE noise level is ``sigma``, clamped to the table."""
+        """Inverse of ``sigma``: fractional timestep (B,) fp32 of noise level ``sigma`` (B,), clamped to the table."""
         table = self.log_sigmas.to(sigma.device)
         log_sigma = sigma.double().log().clamp(float(table[0]), float(table[-1]))
         high = torch.searchsorted(table, log_sigma.detach()).clamp(1, len(self) - 1)

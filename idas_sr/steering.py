@@ -1,8 +1,8 @@
 """CHARIOT: from an anchor and one scalar to a position and a state that belong together (methods.md 9.4).
 
 Everything happens in VE coordinates, where the steered state is ``y_r = c + a_r * noise + b_r * fresh`` with
-``c = z_lq - deviation``. What is known of the paper is its idea, rescheduling and noise interpolation by one scalar; the
-formulas are ours.
+``c = z_lq - deviation``. What is known of the paper is its idea, rescheduling and noise interpolation by one scalar;
+the formulas are ours.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class EndPoint:
     """w_end, the noise level at realism 1.
 
     Args:
-        kind: ``relative``: kappa times the anchor's level, so that the share of fresh noise is the same for every severity;
-            ``absolute``: that of timestep ``t_end`` for every image.
+        kind: ``relative``: kappa times the anchor's level, so that the share of fresh noise is the same for every
+            severity; ``absolute``: that of timestep ``t_end`` for every image.
         kappa: factor of the relative end point, at least 1.
         t_cap: timestep the relative end point never passes.
         t_end: timestep of the absolute end point.
@@ -51,7 +51,8 @@ class EndPoint:
 
 def reschedule_s2(sigma: Tensor, end: Tensor, realism: Tensor) -> Tensor:
     """S-2: log w_r linear in r, equal ratios of SNR for equal moves of the dial."""
-    return ((1 - realism) * sigma.log() + realism * end.log()).exp()
+    # As a power of the ratio: where the end is no higher than the anchor nothing may wobble by a rounding error.
+    return sigma * (end / sigma) ** realism
 
 
 def reschedule_s4(sigma: Tensor, end: Tensor, realism: Tensor) -> Tensor:
@@ -104,13 +105,16 @@ class Steering(ABC):
         """
         if anchor.noise is None:
             raise ValueError(
-                f"{type(self).__name__} needs inversion noise, but this method anchors the latent as it is; use 'hold'."
+                f"{type(self).__name__} needs inversion noise and this anchor has none; use a method that estimates it."
             )
         r = torch.as_tensor(realism, dtype=torch.float32, device=z_lq.device).expand(len(z_lq))
         if not bool(((r >= 0) & (r <= 1)).all()):
             raise ValueError(f"realism must lie between 0 and 1, not {realism}.")
         # Detached: restoration losses must not move the position, which would collapse to whatever is easiest (DM-SR).
         timestep = anchor.timestep.detach()
+        if self.round_timestep:
+            # Before the anchor's noise is weighed: rounded later, realism 0 would need fresh noise to reach its level.
+            timestep = timestep.round()
         sigma = schedule.sigma(timestep)
         position = self._position(timestep, sigma, r, schedule)
         keep, fresh, level = self._weights(sigma, schedule.sigma(position), r)
@@ -118,7 +122,9 @@ class Steering(ABC):
         state = state + unsqueeze_like(keep, state) * anchor.noise
         if bool((fresh != 0).any()):
             # Not even drawn at realism 0, where the result must not depend on a seed.
-            state = state + unsqueeze_like(fresh, state) * canvas_noise(seeds, tuple(state.shape[1:]), origin).to(state)
+            _, channels, height, width = state.shape
+            drawn = canvas_noise(seeds, (channels, height, width), origin).to(state)
+            state = state + unsqueeze_like(fresh, state) * drawn
         return Steered(self._declared(timestep, position), level, keep, fresh, state)
 
     def _position(self, timestep: Tensor, sigma: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -145,7 +151,6 @@ class Churn(Steering):
     paired = True
 
     def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # A rounded position can lie a hair below the anchor: the anchor is then kept as it is.
         return sigma, (target**2 - sigma**2).clamp_min(0).sqrt(), target
 
 

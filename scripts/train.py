@@ -17,4 +17,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (ConfigError, TrainingError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"train: {error}")
+        # An error in a data worker arrives with the worker's whole traceback; its last line is the sentence.
+        sys.exit(f"train: {str(error).strip().splitlines()[-1]}")

@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "idas_sr"
 # Lowest first. A module imports from lower layers or from its own sub-package; every one is listed here.
 LAYERS: list[set[str]] = [
     {"types"},
-    {"config", "schedule", "steering", "guidance", "resample", "tiling", "color", "images", "metrics"}
-    | {"torchvision_shim"},
+    {"config", "schedule", "noise", "guidance", "resample", "tiling", "color", "images", "metrics", "torchvision_shim"},
+    {"steering"},
     {"networks"},
     {"conditioning", "losses", "data"},
     {"methods"},
     {"build"},
-    {"pipeline", "batch", "training"},
-    {"evaluation"},
+    {"pipeline", "training"},
+    {"batch", "evaluation", "verification"},
     {"cli"},
 ]
 RANK = {name: index for index, layer in enumerate(LAYERS) for name in layer}

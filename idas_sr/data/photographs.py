@@ -98,7 +98,7 @@ class Photographs(Dataset):
 
 
 class Collate:
-    """Samples -> batch: hq and lq (B, 3, ., .) in [0, 1], seed (B,) of the fresh noise, uniform (B, 8) of further draws."""
+    """Samples -> batch: hq, lq (B, 3, ., .) in [0, 1], seed (B,) of fresh noise, uniform (B, 8) of further draws."""
 
     def __init__(self, degradation: Callable[[Tensor, Sequence[np.random.Generator]], Tensor] | None) -> None:
         self.degradation = degradation
@@ -116,7 +116,7 @@ class Collate:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Global sample indices of this process for steps ``start`` .. ``stop``: position in the data is the step number."""
+    """Global sample indices of this process for steps ``start`` .. ``stop``: the data's position is the step."""
 
     def __init__(self, start: int, stop: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
         if batch_size % world:

@@ -15,12 +15,12 @@ def rms(values: Tensor) -> Tensor:
 
 
 def snr_matching(z_lq: Tensor, z_hq: Tensor, factor: float = 1.15) -> Tensor:
-    """P-A: w* = factor * rms(z_lq - z_hq), (B,): as much noise as the picture deviates, and room for the inversion noise."""
+    """P-A: w* = factor * rms(z_lq - z_hq), (B,): the picture's deviation as noise, with room for inversion noise."""
     return factor * rms(z_lq - z_hq)
 
 
 def perceptual(distance: Tensor, schedule: NoiseSchedule, t_scale: float = 500.0) -> Tensor:
-    """P-B: w at t* = t_scale * distance, (B,); ``distance`` (B,) is a perceptual one between the enlarged picture and the clean one."""
+    """P-B: w at t* = t_scale * distance, (B,); ``distance`` (B,) is that of the enlarged picture to the clean."""
     return schedule.sigma(t_scale * distance)
 
 
@@ -32,6 +32,6 @@ def similarity(z_lq: Tensor, z_hq: Tensor) -> Tensor:
 def similarity_rank(
     z_lq: Tensor, z_hq: Tensor, quantiles: Tensor, schedule: NoiseSchedule, t_min: float = 49.0, t_max: float = 399.0
 ) -> Tensor:
-    """P-C: t* = t_min + (t_max - t_min) F(1 - M_L), (B,) as noise level; F is given by its ascending ``quantiles`` (Q,)."""
+    """P-C: t* = t_min + (t_max - t_min) F(1 - M_L), (B,) as noise level; F by its ascending ``quantiles`` (Q,)."""
     share = torch.searchsorted(quantiles, 1 - similarity(z_lq, z_hq)).float() / len(quantiles)
     return schedule.sigma(t_min + (t_max - t_min) * share.clamp(0, 1))

@@ -51,7 +51,7 @@ class AutoencoderTask(Task):
     def losses(self, player: str, batch: Batch) -> Losses:
         image = to_signed(batch["hq"])
         raw = self.backbone.encode_raw(image)
-        noise = canvas_noise(batch["seed"].tolist(), tuple(raw.shape[1:])).to(raw)
+        noise = canvas_noise(batch["seed"].tolist(), (raw.shape[1], raw.shape[2], raw.shape[3])).to(raw)
         decoded = self.backbone.decode_raw(raw + self.latent_noise * noise)
         spread = raw.square().mean((0, 2, 3)).clamp_min(1e-8).log() - 2 * torch.tensor(self.raw_std).log().to(raw)
         return {
@@ -118,7 +118,7 @@ class PriorTask(Task):
                 torch.where(degraded, upsample(to_signed(batch["lq"]), scale), to_signed(batch["hq"]))
             )
         timestep = draw(batch, 0, self.t_min, self.t_max)
-        noise = canvas_noise(batch["seed"].tolist(), tuple(z0.shape[1:])).to(z0)
+        noise = canvas_noise(batch["seed"].tolist(), (z0.shape[1], z0.shape[2], z0.shape[3])).to(z0)
         signal, amplitude, _ = (unsqueeze_like(c, z0) for c in self.backbone.schedule.coef(timestep))
         count = len(z0)
         tokens = torch.where(

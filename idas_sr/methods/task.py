@@ -24,10 +24,10 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, player: str, batch: Batch) -> Losses:
-        """Named, already weighted scalars; the loop adds them up. Also may leave detached tensors in ``batch`` for later players."""
+        """Named, already weighted scalars; the loop adds them up. May leave detached tensors in ``batch``."""
 
     def forward(self, player: str, batch: Batch) -> Losses:
-        # Through forward, so that a DDP wrapper sees every loss (calling a method of `.module` would not average gradients).
+        # Through forward, so that a DDP wrapper sees every loss (a method of `.module` would not average gradients).
         return self.losses(player, batch)
 
     @abstractmethod
@@ -39,7 +39,10 @@ class Task(nn.Module, ABC):
         """Write the result of this stage, from which the next one starts."""
 
     def start(self, batches: Iterable[Batch]) -> None:
-        """Set initial weights from ``batches``; called once, before the first step of a run that does not resume."""
+        """Set initial weights, and what is measured beside them, from ``batches`` (the first ones of the run).
+
+        Called at every start; a run that resumes then puts its checkpoint's weights over them.
+        """
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Measure on ``batches`` what the result needs beside its weights."""

@@ -17,11 +17,11 @@ class LatentBackbone(nn.Module):
     """A latent diffusion prior: autoencoder, epsilon-predicting UNet, cached prompt tokens and noise schedule.
 
     Args:
-        vae: AutoencoderKL (sd-turbo), or AutoencoderTiny whose 3 k^2 input channels are a pixel-unshuffled picture (compact).
+        vae: AutoencoderKL (sd-turbo), or AutoencoderTiny whose 3 k^2 channels are a pixel-unshuffled picture (compact).
         unet: predicts epsilon from the VP state.
         prompt: cached tokens.
         schedule: table of noise levels.
-        latents_mean, latents_std: per channel, of the autoencoder's raw latents; None: the autoencoder's scaling factor.
+        latents_mean, latents_std: per channel, of the autoencoder's raw latents; None: from its scaling factor.
     """
 
     latents_mean: Tensor
@@ -47,8 +47,9 @@ class LatentBackbone(nn.Module):
         channels = vae.config["latent_channels"]
         mean = [0.0] * channels if latents_mean is None else list(latents_mean)
         std = [1 / vae.config["scaling_factor"]] * channels if latents_std is None else list(latents_std)
-        self.register_buffer("latents_mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
-        self.register_buffer("latents_std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
+        for name, values in (("latents_mean", mean), ("latents_std", std)):
+            statistics = torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
+            self.register_buffer(name, statistics, persistent=False)
         self.unshuffle = round((vae.config["in_channels"] / 3) ** 0.5)
         blocks = (
             vae.config["block_out_channels"]
@@ -60,6 +61,16 @@ class LatentBackbone(nn.Module):
         self.latent_channels = channels
         self.multiple = 2 ** (len(unet.config["block_out_channels"]) - 1)
         """The latent grid's sides must be multiples of this for the UNet's skip connections to meet."""
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # `.half()` or `.to(torch.bfloat16)` must not round the statistics: bf16 would shift every latent by a fifth of
+        # a percent.
+        mean, std = self.latents_mean, self.latents_std
+        super()._apply(fn, recurse)
+        if not mean.is_meta:
+            device = self.latents_mean.device
+            self.latents_mean, self.latents_std = mean.to(device), std.to(device)
+        return self
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Replace the per-channel statistics (C,) of the raw latents."""
@@ -94,7 +105,7 @@ class LatentBackbone(nn.Module):
         return self.unet(z_t.to(dtype), timestep, encoder_hidden_states=tokens.to(dtype)).sample.float()
 
     def predict_z0(self, state: Tensor, timestep: Tensor, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Clean latent from a VE state in one UNet evaluation: z0 = y - w * eps(y / sqrt(1 + w^2), t)  (methods.md 0.1, 9.5).
+        """Clean latent of a VE state by one UNet evaluation: y - w eps(y / sqrt(1 + w^2), t) (methods.md 0.1, 9.5).
 
         Args:
             state: (B, C, h, w), fp32.

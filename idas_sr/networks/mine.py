@@ -1,9 +1,10 @@
-"""MINE, the manifold inversion noise estimator: where a latent lies, how it deviates, and the noise that puts it there."""
+"""MINE, the manifold inversion noise estimator: where a latent lies, how it deviates, and the noise that anchors it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -36,20 +37,25 @@ class Estimate:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the severity embedding added in between. No normalisation: a tile sees what the picture sees."""
+    """Two convolutions, the severity embedding added between. No normalisation: a tile sees what the picture sees."""
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.embed = nn.Linear(embedding, width)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zero(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, width, h, w), (B, embedding) -> (B, width, h, w)."""
         inner = F.silu(self.conv1(x) + unsqueeze_like_channels(self.embed(embedding)))
         return x + self.conv2(inner)
+
+
+def zero(conv: nn.Conv2d) -> None:
+    """Make a convolution start as zero."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
 
 
 def unsqueeze_like_channels(vector: Tensor) -> Tensor:
@@ -58,14 +64,13 @@ def unsqueeze_like_channels(vector: Tensor) -> Tensor:
 
 
 class SeverityHead(nn.Module):
-    """A light strided stem whose pooled mean and spread give the severity and the residual's share, one number each per picture."""
+    """A light strided stem whose pooled mean and spread give the severity and the residual's share of a picture."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         widths = (channels, width, width * 2, width * 2, width * 2)
         self.stem = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1)
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1) for i, (a, b) in enumerate(pairwise(widths))
         )
         self.head = nn.Sequential(nn.Linear(width * 4, width * 2), nn.SiLU(), nn.Linear(width * 2, 2))
 
@@ -127,16 +132,20 @@ class MINE(ModelMixin, ConfigMixin):
         self.deviation_head = nn.Conv2d(width, latent_channels, 3, padding=1) if parameterisation == "i2" else None
         if self.deviation_head is not None:
             # Starts as "no deviation".
-            nn.init.zeros_(self.deviation_head.weight)
-            nn.init.zeros_(self.deviation_head.bias)
+            zero(self.deviation_head)
 
     def set_range(self, sigma_min: float, sigma_max: float) -> None:
         """Store the range of noise levels in the configuration."""
-        self.register_to_config(sigma_min=sigma_min, sigma_max=sigma_max)
+        self._store(sigma_min=sigma_min, sigma_max=sigma_max)
 
     def set_similarity_quantiles(self, quantiles: Tensor) -> None:
         """Store the distribution (Q,) of 1 - M_L in the configuration."""
-        self.register_to_config(similarity_quantiles=quantiles.tolist())
+        self._store(similarity_quantiles=quantiles.tolist())
+
+    def _store(self, **values: object) -> None:
+        # diffusers drops a value it has noted as a default, even a changed one, when a copy is made with `from_config`.
+        defaults = [name for name in self.config.get("_use_default_values", []) if name not in values]
+        self.register_to_config(**values, _use_default_values=defaults)
 
     @property
     def log_range(self) -> tuple[float, float]:
@@ -149,7 +158,7 @@ class MINE(ModelMixin, ConfigMixin):
         Args:
             lq: (B, 3, h * stride, w * stride) in [-1, 1].
             z_lq: (B, C, h, w).
-            log_sigma: (B,) true position, given while training instead of the predicted one (teacher forcing of the trunk).
+            log_sigma: (B,) true position, instead of the predicted one while training (teacher forcing of the trunk).
         """
         low, high = self.log_range
         inputs = torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.dtype)

@@ -15,13 +15,13 @@ def start_from_pca(vae: AutoencoderTiny, images: Tensor, unshuffle: int, raw_std
     """Set an AutoencoderTiny without down-sampling to the principal components of its input (ours, no paper).
 
     The variance of component i becomes proportional to lambda_i^exponent: at 1 it is a plain projection, in which
-    brightness outweighs everything, so that noise of a given level hardly hides the picture; at 0 every component weighs
-    the same and the first bit of noise drowns the brightness of a pixel as easily as its texture. A rotation then spreads
-    all components evenly over the channels, so that each has the same standard deviation, ``raw_std``.
+    brightness outweighs everything, so that noise of a given level hardly hides the picture; at 0 every component
+    weighs the same and the first bit of noise drowns a pixel's brightness as easily as its texture. A rotation then
+    spreads all components evenly over the channels, so that each has the same standard deviation, ``raw_std``.
     Random initialisation took minutes to learn what this starts with.
 
     Args:
-        vae: with one encoder and one decoder level, at least as wide as the unshuffled picture; its activation keeps positives.
+        vae: one encoder and one decoder level, at least as wide as the unshuffled picture; activation keeps positives.
         images: (B, 3, H, W) in [-1, 1] whose patches are analysed.
         unshuffle: side of a patch.
         raw_std: standard deviation of each latent channel.
@@ -48,8 +48,8 @@ def start_from_pca(vae: AutoencoderTiny, images: Tensor, unshuffle: int, raw_std
         for module in part:
             if hasattr(module, "fuse"):
                 last = [m for m in module.conv if isinstance(m, nn.Conv2d)][-1]
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+                for parameter in last.parameters():
+                    nn.init.zeros_(parameter)
 
 
 def _set(conv: nn.Conv2d, matrix: Tensor, bias: Tensor | None = None) -> None:

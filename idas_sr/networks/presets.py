@@ -10,7 +10,7 @@ from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.schedule import NoiseSchedule
 
-# stabilityai/sd-turbo, scheduler/scheduler_config.json; `compact` is trained on the same schedule, so that one table serves both.
+# stabilityai/sd-turbo, scheduler/scheduler_config.json; `compact` is trained on the same schedule: one table for both.
 SD_TURBO_SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -49,7 +49,8 @@ COMPACT_VAE: dict[str, Any] = {
     "num_decoder_blocks": [6],
     "latent_channels": 8,
 }
-# Attention is to the prompt tokens only: cost stays linear in the picture's area.
+# Attention is to the prompt tokens only, but for one block among the cells of the coarsest level, a sixteenth of the
+# picture's side: diffusers does not honour `mid_block_only_cross_attention` in this kind of mid block.
 COMPACT_UNET: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 8,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -52,18 +54,22 @@ def find_sd_turbo(source: str | None = None, revision: str | None = None) -> Pat
         folder = snapshot_download(name, revision=pinned, allow_patterns=wanted, ignore_patterns=["*.bin", "*.fp16.*"])
     except Exception as error:
         # The Hub client has a dozen kinds of errors for "not there" and "not reachable"; all mean the same here.
-        raise ValueError(f"SD-Turbo's weights are not on this machine and {name} could not be had; {_where_to_get()}") from error
+        raise ValueError(
+            f"SD-Turbo's weights are not on this machine and {name} could not be had; {_where_to_get()}"
+        ) from error
     return Path(folder)
 
 
 def _where_to_get() -> str:
     return (
-        f"get them from https://huggingface.co/{REPOSITORY} (about 3.5 GB, Stability AI Community License: free for research "
-        "and for small businesses) and give the folder as --sd-path, or try the architecture with --random-weights."
+        f"get them from https://huggingface.co/{REPOSITORY} (about 3.5 GB, Stability AI Community License: free for "
+        "research and small businesses) and give the folder as --sd-path, or try the network with --random-weights."
     )
 
 
-def load_sd_turbo(source: str | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32) -> LatentBackbone:
+def load_sd_turbo(
+    source: str | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> LatentBackbone:
     """SD-Turbo with its published weights and the fixed prompts' cached embeddings.
 
     Raises:
@@ -77,7 +83,10 @@ def load_sd_turbo(source: str | None = None, revision: str | None = None, dtype:
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{folder} has no complete SD-Turbo weights as safetensors files ({reason})") from error
-    return LatentBackbone(vae, unet, cached_prompt(folder).to(dtype), NoiseSchedule.from_config(scheduler.config))
+    prompt = cached_prompt(folder)
+    # Not prompt.to(dtype): diffusers warns there of modules that stay in fp32, of which there are none.
+    prompt.tokens.data = prompt.tokens.data.to(dtype)
+    return LatentBackbone(vae, unet, prompt, NoiseSchedule.from_config(scheduler.config))
 
 
 def cache_folder() -> Path:
@@ -87,40 +96,70 @@ def cache_folder() -> Path:
 
 
 def cached_prompt(folder: Path) -> PromptTokens:
-    """The prompts' embeddings: from ``folder``/prompt, the user's cache, or computed once with the text encoder in ``folder``.
+    """The prompts' embeddings: from ``folder``/prompt, the user's cache, or computed once with the text encoder there.
 
     Raises:
         ValueError: none of the three is there.
     """
     if (folder / "prompt" / "config.json").is_file():
         return PromptTokens.from_pretrained(folder / "prompt", torch_dtype=torch.float32)
-    # The snapshot's folder is named after its revision; weights of another origin get another entry.
-    cache = cache_folder() / f"sd-turbo-prompt-{folder.resolve().name}.safetensors"
+    _require_text_encoder(folder)
+    cache = cache_folder() / f"sd-turbo-prompt-{_prompt_key(folder)}.safetensors"
     if cache.is_file():
         tokens = load_file(cache)["tokens"]
     else:
-        tokens = _encode_prompts(folder)
+        try:
+            tokens = _encode_prompts(folder)
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"The text encoder in {folder} cannot be read, so the fixed prompt has no embedding ({reason})") from error
         cache.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"tokens": tokens}, cache)
+        # Renamed into place: a run beside this one must not read half a file.
+        partial = cache.with_suffix(f".{os.getpid()}")
+        save_file({"tokens": tokens}, partial)
+        os.replace(partial, cache)
     prompt = PromptTokens(names=tuple(PROMPTS), length=tokens.shape[1], width=tokens.shape[2])
     prompt.load_state_dict({"tokens": tokens})
     return prompt
 
 
-@torch.no_grad()
-def _encode_prompts(folder: Path) -> torch.Tensor:
-    """(P, L, D) embeddings of ``PROMPTS``."""
+def _require_text_encoder(folder: Path) -> None:
     if not (folder / "text_encoder" / "config.json").is_file() or not (folder / "tokenizer").is_dir():
         raise ValueError(
             f"{folder} has neither prompt/ nor text_encoder/ and tokenizer/, so the fixed prompt cannot be embedded; "
             "download those two folders of SD-Turbo as well."
         )
+
+
+def _prompt_key(folder: Path) -> str:
+    """What the embeddings depend on, as a short hash: the words, the tokenizer and the text encoder.
+
+    A folder's name says nothing (every copy may be called sd-turbo), and hashing 1.4 GB at every start takes seconds: of
+    the weights, sizes and the last MiB stand for the rest.
+    """
+    digest = hashlib.sha256(json.dumps(PROMPTS).encode())
+    for path in sorted(p for name in ("tokenizer", "text_encoder") for p in (folder / name).iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.parent.name}/{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def _encode_prompts(folder: Path) -> torch.Tensor:
+    """(P, L, D) embeddings of ``PROMPTS``."""
     # Slow to import and needed once in a lifetime.
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True).float().eval()
     ids = tokenizer(
-        list(PROMPTS.values()), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        list(PROMPTS.values()),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
     )
     return encoder(ids.input_ids)[0].contiguous()

@@ -1,4 +1,4 @@
-"""A backbone (and an estimator) as a folder of diffusers components: written by every training stage, read by the next."""
+"""A backbone (and an estimator) as a folder of diffusers components: each stage writes one, the next reads it."""
 
 from __future__ import annotations
 

@@ -31,17 +31,18 @@ class TrainingError(RuntimeError):
 
 
 def train(config: Config, task: Task, photographs: Photographs, collate: Collate, accelerator: Accelerator) -> None:
-    """Train ``task`` to ``config.train.steps`` and write its result to ``run_dir/model``; resumes from the last checkpoint.
+    """Train ``task`` to ``config.train.steps`` and write its result to ``run_dir/model``; resumes from the last
+    checkpoint, and takes no step where that one is the final one.
 
     Raises:
-        TrainingError: a loss stopped being finite.
+        TrainingError: a loss stopped being finite, or the configuration weighs one that the task does not have.
     """
     run = Path(config.train.run_dir)
     task.unfreeze()
     optimizers, schedulers = _optimizers(config.train, task)
     generator = next(iter(task.trainable()))
-    if load_latest(run / "checkpoints") is None:
-        task.start(_batches(config, photographs, collate, accelerator, 0, stop=16))
+    # Also before resuming: what it measures beside the weights (MINE's range) is in no checkpoint, and comes out equal.
+    task.start(_batches(config, photographs, collate, accelerator, 0, stop=16))
     ema = EMAModel(task.parameters_of(generator), decay=config.train.ema)
     model, *prepared = accelerator.prepare(task, *optimizers.values())
     optimizers = dict(zip(optimizers, prepared, strict=True))
@@ -50,14 +51,16 @@ def train(config: Config, task: Task, photographs: Photographs, collate: Collate
     if accelerator.is_main_process:
         save_config(config, run / "config.yaml")
 
-    log = Log(run, enabled=accelerator.is_main_process)
+    log = Log(run, start, enabled=accelerator.is_main_process)
     with log.progress(start, config.train.steps) as advance:
         for step, batch in enumerate(_batches(config, photographs, collate, accelerator, start), start=start + 1):
             values = _step(config.train, model, task, batch, optimizers, schedulers, accelerator, step)
+            if step == start + 1:
+                _check_terms(config.loss, values)
             ema.step(task.parameters_of(generator))
             advance(values)
             if step % config.train.log_every == 0:
-                log.write(step, {**values, **task.monitors(batch), "lr": schedulers[generator].get_last_lr()[0]})
+                log.write(step, {**values, **task.monitors(batch), "lr": float(schedulers[generator].get_last_lr()[0])})
             if not accelerator.is_main_process:
                 continue
             if config.train.grid_every and (step % config.train.grid_every == 0 or step == config.train.steps):
@@ -78,7 +81,7 @@ def _optimizers(config: TrainConfig, task: Task) -> tuple[dict[str, Optimizer], 
     for index, player in enumerate(task.trainable()):
         rate = config.critic_lr if index else config.lr
         optimizers[player] = AdamW(
-            task.parameters_of(player), lr=rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+            task.parameters_of(player), lr=rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
         )
         schedulers[player] = LambdaLR(optimizers[player], _constant(config) if index else _cosine(config))
     return optimizers, schedulers
@@ -118,7 +121,8 @@ def _step(
         if not bool(torch.isfinite(total)):
             broken = ", ".join(name for name, loss in losses.items() if not bool(torch.isfinite(loss)))
             raise TrainingError(
-                f"Loss {broken} is not finite at step {step}; the last checkpoint is intact, lower train.lr and run again."
+                f"Loss {broken} is not finite at step {step}; the last checkpoint is intact, "
+                "lower train.lr and run again."
             )
         accelerator.backward(total)
         norm = accelerator.clip_grad_norm_(task.parameters_of(player), config.max_grad_norm)
@@ -129,6 +133,13 @@ def _step(
     return values
 
 
+def _check_terms(weights: dict[str, float], values: dict[str, float]) -> None:
+    unknown = [name for name, weight in weights.items() if weight and name not in values]
+    if unknown or not any(weights.values()):
+        what = f"loss.{unknown[0]} is set, but there is no such loss here" if unknown else "No loss has a weight"
+        raise TrainingError(f"{what}; this stage computes: {', '.join(values) or 'nothing'}.")
+
+
 def _batches(
     config: Config,
     photographs: Photographs,
@@ -137,9 +148,9 @@ def _batches(
     start: int,
     stop: int | None = None,
 ) -> Iterator[Batch]:
-    sampler = StepSampler(
-        start, stop or config.train.steps, config.train.batch_size, accelerator.process_index, accelerator.num_processes
-    )
+    # Measurements (with ``stop``) are the same in every process: each sees the whole batches.
+    rank, world = (0, 1) if stop else (accelerator.process_index, accelerator.num_processes)
+    sampler = StepSampler(start, stop or config.train.steps, config.train.batch_size, rank, world)
     loader = DataLoader(
         photographs,
         batch_sampler=sampler,
@@ -200,10 +211,16 @@ def save_grid(path: Path, images: Tensor, columns: int) -> None:
 
 
 class Log:
-    """One JSON line per interval in ``log.jsonl``, and a progress bar with the time left."""
+    """One JSON line per interval in ``log.jsonl``, and a progress bar with the time left.
 
-    def __init__(self, run: Path, enabled: bool) -> None:
+    Lines beyond step ``start`` are dropped: an interrupted run wrote them after its last checkpoint and comes by again.
+    """
+
+    def __init__(self, run: Path, start: int, enabled: bool) -> None:
         self.path, self.enabled, self.began = run / "log.jsonl", enabled, time.monotonic()
+        if enabled and self.path.is_file():
+            lines = self.path.read_text().splitlines(keepends=True)
+            self.path.write_text("".join(line for line in lines if json.loads(line)["step"] <= start))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self.enabled:

@@ -1,0 +1,233 @@
+"""The arguments of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from idas_sr import __version__
+from idas_sr.color import COLOR_FIXES
+from idas_sr.pipeline import MAX_UPSCALE, SEED
+from idas_sr.steering import STEERINGS
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+EXAMPLES = """examples:
+  %(prog)s                                           restore the three pictures of examples/ into results/
+  %(prog)s -i photo.jpg -o restored                  one picture, x4, into restored/photo.png
+  %(prog)s -i photos -o restored --realism 0         a folder, as close to the input as the model can
+  %(prog)s -i photos -o restored --realism 1 -s 2    more detail, at twice the size
+  %(prog)s -i photos -o restored --resume            go on where a run was interrupted
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists all options)\n")
+
+
+def realism_value(text: str) -> float:
+    """A number in [0, 1]."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 (faithful) and 1 (most detail), not {text}")
+    return value
+
+
+def upscale_value(text: str) -> float:
+    """A number in (0, MAX_UPSCALE]."""
+    value = _number(text)
+    if not 0 < value <= MAX_UPSCALE:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most {MAX_UPSCALE:g}, not {text}")
+    return value
+
+
+def count_value(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
+    return int(text)
+
+
+def color_fix_value(text: str) -> str:
+    """Entry of COLOR_FIXES; ``nofix`` is what some call ``none``."""
+    return "none" if text == "nofix" else text
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}")
+    return value
+
+
+def _add(group: Any, *names: str, aliases: Sequence[str] = (), **options: Any) -> None:
+    """An option, and names that it has in other projects, which work but are not listed."""
+    action = group.add_argument(*names, **options)
+    if aliases:
+        kept = {k: v for k, v in options.items() if k in ("type", "choices")}
+        group.add_argument(*aliases, dest=action.dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kept)
+
+
+def build_parser(prog: str | None = None) -> Parser:
+    """The whole command line."""
+    parser = Parser(
+        prog=prog or "idas-sr", description="One-step super-resolution with a realism dial.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"idas-sr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    infer = commands.add_parser("infer", help="restore pictures", allow_abbrev=False)
+    add_infer_arguments(infer)
+    return parser
+
+
+def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``infer``."""
+    parser.description = "Restore a picture or a folder of pictures. Every output is STEM.png in the output folder."
+    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
+
+    files = parser.add_argument_group("files")
+    _add(
+        files,
+        "-i",
+        "--input",
+        aliases=("--in_path", "--input_image"),
+        type=Path,
+        metavar="PATH",
+        help="picture or folder (default: the examples of the repository)",
+    )
+    _add(
+        files,
+        "-o",
+        "--output",
+        aliases=("--out_path", "--output_dir"),
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the results; existing results are overwritten (default: results)",
+    )
+    _add(
+        files,
+        "--recursive",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also the folders in the input folder",
+    )
+    _add(
+        files,
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="skip results that were made from the same input with the same settings",
+    )
+    _add(files, "--summary", type=Path, metavar="PATH", help="write what was done as JSON")
+
+    result = parser.add_argument_group("result")
+    _add(
+        result,
+        "--realism",
+        type=realism_value,
+        default=0.5,
+        metavar="R",
+        help="0 stays closest to the input, 1 gives most detail (default: %(default)s)",
+    )
+    _add(
+        result,
+        "-s",
+        "--upscale",
+        aliases=("--scale",),
+        type=upscale_value,
+        default=4.0,
+        metavar="S",
+        help="size of the result over that of the input; the network works at 4 (default: 4)",
+    )
+    _add(
+        result,
+        "--seed",
+        type=int,
+        default=SEED,
+        help="of the fresh noise; without effect at realism 0 (default: %(default)s)",
+    )
+    _add(
+        result,
+        "--color-fix",
+        aliases=("--color_fix", "--align_method"),
+        type=color_fix_value,
+        choices=tuple(COLOR_FIXES),
+        default="none",
+        help="take colours from the input (default: %(default)s)",
+    )
+
+    model = parser.add_argument_group("model")
+    _add(
+        model,
+        "--model",
+        default="compact",
+        metavar="NAME|FOLDER|HUB_ID",
+        help="saved pipeline, or sd-turbo (default: %(default)s)",
+    )
+    _add(model, "--method", default="idas", metavar="NAME", help="adapter on its backbone (default: %(default)s)")
+    _add(
+        model,
+        "--sd-path",
+        aliases=("--sd_path",),
+        metavar="FOLDER|HUB_ID",
+        help="SD-Turbo's weights, for models that stand on them",
+    )
+    _add(
+        model,
+        "--steering",
+        choices=tuple(STEERINGS),
+        default=None,
+        help="how the dial steers (default: the model's own)",
+    )
+    _add(
+        model,
+        "--kappa",
+        type=_number,
+        default=None,
+        metavar="K",
+        help="noise level at realism 1 over that at 0 (default: the model's own)",
+    )
+    _add(
+        model,
+        "--random-weights",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="build --model compact or sd-turbo untrained, to try shape, memory and speed",
+    )
+
+    machine = parser.add_argument_group("machine")
+    _add(
+        machine,
+        "--device",
+        choices=("auto", "cuda", "mps", "cpu"),
+        default="auto",
+        help="default: cuda where there is one, else cpu",
+    )
+    _add(
+        machine,
+        "--precision",
+        aliases=("--mixed_precision",),
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of the networks; auto: fp32, and half of it for sd-turbo (default: %(default)s)",
+    )
+    _add(
+        machine,
+        "--batch-size",
+        aliases=("--batch_size",),
+        type=count_value,
+        default=1,
+        metavar="N",
+        help="pictures of equal size at once (default: %(default)s)",
+    )

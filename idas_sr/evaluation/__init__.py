@@ -1,0 +1,1 @@
+"""Measures restored pictures against references, by one written protocol."""

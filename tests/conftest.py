@@ -1,0 +1,69 @@
+"""Small, real networks that every test may share."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import idas_sr  # noqa: F401, I001  (first: it makes torchvision importable)
+
+import pytest
+import skimage.data
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+
+from idas_sr.methods.base import Method
+from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.networks.mine import MINE
+from idas_sr.networks.presets import COMPACT_UNET, COMPACT_VAE, SD_TURBO_SCHEDULER
+from idas_sr.networks.prompt import PromptTokens
+from idas_sr.pipeline import IDaSSRPipeline
+from idas_sr.schedule import NoiseSchedule
+
+
+def tiny_pipeline(seed: int = 0) -> IDaSSRPipeline:
+    """The compact architecture at very small width, random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = {**COMPACT_VAE, "encoder_block_out_channels": [16], "decoder_block_out_channels": [16]}
+        vae |= {"num_encoder_blocks": [1], "num_decoder_blocks": [1]}
+        unet = {**COMPACT_UNET, "block_out_channels": [16, 16, 16], "cross_attention_dim": 8, "norm_num_groups": 4}
+        backbone = LatentBackbone(
+            AutoencoderTiny.from_config(vae),
+            UNet2DConditionModel.from_config(unet),
+            PromptTokens(width=8),
+            NoiseSchedule.from_config(SD_TURBO_SCHEDULER),
+            [0.1 * i for i in range(8)],
+            [0.5 + 0.1 * i for i in range(8)],
+        )
+        return IDaSSRPipeline.from_backbone(backbone, MINE(width=16, deep_width=16, blocks=1, severity_width=8)).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> IDaSSRPipeline:
+    """Shared: do not change it; ask for ``tiny_pipeline()`` where a test does."""
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_method() -> Method:
+    """The shared pipeline's method: real networks, restoration without files around it."""
+    return tiny_pipeline().restorer
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_method: Method) -> LatentBackbone:
+    """Its backbone."""
+    return tiny_method.backbone
+
+
+@pytest.fixture(scope="session")
+def schedule() -> NoiseSchedule:
+    """SD-Turbo's."""
+    return NoiseSchedule.from_config(SD_TURBO_SCHEDULER)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> torch.Tensor:
+    """(1, 3, 256, 384) in [-1, 1], a real one."""
+    image = torch.from_numpy(skimage.data.coffee()[:256, :384].copy())
+    return image.permute(2, 0, 1)[None].float() / 127.5 - 1

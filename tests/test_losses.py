@@ -1,0 +1,119 @@
+"""Positioning targets and losses, worked out by hand."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.transforms.functional import gaussian_blur
+
+from idas_sr import losses
+from idas_sr.methods import positioning
+from idas_sr.schedule import NoiseSchedule
+
+WEIGHTS = Path(__file__).parents[2] / "shared/data/weights/squeezenet_v10.pth"
+
+
+# ---- positioning ----
+
+
+def test_rms() -> None:
+    assert positioning.rms(torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])).tolist() == pytest.approx([12.5**0.5, 2**0.5])
+
+
+def test_snr_matching_is_the_deviation_in_units_of_the_schedule(schedule: NoiseSchedule) -> None:
+    z_hq = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    step = torch.tensor([0.5, 0.757]).reshape(2, 1, 1, 1) * torch.ones_like(z_hq)
+    assert positioning.snr_matching(z_hq + step, z_hq).tolist() == pytest.approx([0.575, 0.87055], rel=1e-5)
+    # OMGSR's rule: an rms of .757 lies at index 273.
+    assert float(schedule.timestep_of(positioning.snr_matching(z_hq + step, z_hq, 1.0))[1]) == pytest.approx(273, abs=1)
+
+
+def test_perceptual_target(schedule: NoiseSchedule) -> None:
+    expected = [schedule.sigma(torch.tensor([t])).item() for t in (0.0, 199.0, 999.0)]
+    assert positioning.perceptual(torch.tensor([0.0, 0.398, 5.0]), schedule).tolist() == pytest.approx(expected)
+
+
+def test_similarity() -> None:
+    a = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    b = torch.tensor([[0.0, 2.0], [3.0, 3.0]])
+    assert positioning.similarity(a, b).tolist() == pytest.approx([0, 1])
+
+
+def test_similarity_rank(schedule: NoiseSchedule) -> None:
+    angle = torch.tensor([0.0, 0.5, 1.0, 2.5])
+    z_hq = torch.tensor([[1.0, 0.0]]).repeat(4, 1)
+    z_lq = torch.stack([angle.cos(), angle.sin()], 1)
+    quantiles = 1 - torch.linspace(0.2, 1.2, 4).cos()
+    target = positioning.similarity_rank(z_lq, z_hq, quantiles, schedule)
+    # Of four quantiles at angles .2, .533, .867, 1.2 lie below: none, one, three, all.
+    assert schedule.timestep_of(target).tolist() == pytest.approx([49, 136.5, 311.5, 399], abs=0.05)
+
+
+# ---- losses of numbers ----
+
+
+def test_huber() -> None:
+    value = losses.huber(torch.tensor([0.1, 0.2, -1.0]), torch.zeros(3))
+    assert value.tolist() == pytest.approx([0.005, 0.02, 0.2 * (1 - 0.1)])
+
+
+def test_ranking() -> None:
+    target = torch.tensor([0.0, 1.0])
+    assert float(losses.ranking(torch.tensor([0.0, 0.1]), target)) == pytest.approx(0)
+    assert float(losses.ranking(torch.tensor([0.0, 0.04]), target)) == pytest.approx((0.06 + 0.06) / 4)
+    assert float(losses.ranking(torch.tensor([0.3, 0.0]), target)) == pytest.approx((0.4 + 0.4) / 4)
+    # A small true gap asks for no more than itself; equal targets cost nothing whatever is predicted.
+    assert float(losses.ranking(torch.tensor([0.0, 0.02]), torch.tensor([0.0, 0.02]))) == pytest.approx(0, abs=1e-7)
+    assert float(losses.ranking(torch.tensor([0.0, 5.0]), torch.ones(2))) == 0
+
+
+def test_calibration_by_hand() -> None:
+    error = torch.tensor([[[[1.0, -1.0]], [[1.0, -1.0]]], [[[2.0, 2.0]], [[0.0, 0.0]]]])
+    # First: mean 0, power 1. Second: channel means 2 and 0, power 2.
+    assert losses.calibration(error).tolist() == pytest.approx([0, (4 + 0) / 2 + 1])
+
+
+def test_calibration_rises_with_wrong_power_or_mean() -> None:
+    noise = torch.randn(1, 4, 128, 128, generator=torch.Generator().manual_seed(0))
+    best = float(losses.calibration(noise))
+    assert best < 1e-3
+    for wrong in (0.8 * noise, 0.5 * noise, 1.2 * noise, noise + 0.2, noise - 0.4):
+        assert float(losses.calibration(wrong)) > 0.03
+
+
+def test_hinge() -> None:
+    real, fake = torch.tensor([[[[2.0, 0.5]]]]), torch.tensor([[[[-3.0, 1.0]]]])
+    assert losses.hinge_critic(real, fake).tolist() == pytest.approx([0.5 * ((0 + 0.5) / 2 + (0 + 2) / 2)])
+    assert losses.hinge_generator(fake).tolist() == pytest.approx([1.0])
+
+
+def test_losses_are_per_sample() -> None:
+    values = torch.rand(3, 2, 4, 4)
+    assert losses.mean_of(values).shape == (3,)
+    assert losses.mean_of(values)[1].item() == pytest.approx(values[1].mean().item())
+
+
+# ---- feature distance ----
+
+
+@pytest.mark.parametrize("where", [None, "nowhere.pth"])
+def test_feature_distance_without_weights_says_what_to_do(where: str | None) -> None:
+    with pytest.raises(FileNotFoundError, match=r"feature_weights=FILE .*loss\.feature=0"):
+        losses.FeatureDistance(where)
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="SqueezeNet weights are not at hand")
+def test_feature_distance_rises_with_blur(photograph: torch.Tensor) -> None:
+    distance = losses.FeatureDistance(WEIGHTS)
+    image = photograph[..., :128, :160]
+    blurred = torch.cat([gaussian_blur(image, [15, 15], [s, s]) for s in (0.4, 0.8, 1.6, 3.2)])
+    with torch.no_grad():
+        assert len(distance.features(image)) == 1 + len(distance.layers)
+        assert float(distance(image, image)) == 0
+        values = distance(blurred, image.expand(4, -1, -1, -1)).tolist()
+        shifted = distance(blurred[-1:], image, (3, 5))
+        cropped = distance(blurred[-1:, :, 3:, 5:], image[..., 3:, 5:])
+    assert values == sorted(values)
+    assert 0 < values[0] < 0.5 * values[-1]
+    assert math.isclose(float(shifted), float(cropped), rel_tol=1e-5)

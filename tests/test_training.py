@@ -1,0 +1,407 @@
+"""Training on real photographs: the five stages in a row, exact resume, and what a run leaves behind."""
+
+import json
+import random
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import load_file
+
+from idas_sr.build import build_photographs, build_task
+from idas_sr.config import Config, ConfigError, load_config
+from idas_sr.data.photographs import Photographs, StepSampler, is_validation, list_photographs
+from idas_sr.methods.task import Batch, Task
+from idas_sr.networks.store import load_parts
+from idas_sr.training import run
+from idas_sr.training.checkpoint import load_latest, save_checkpoint
+from idas_sr.training.loop import TrainingError, train
+from idas_sr.training.run import COMPACT_STAGES, CONFIGS, main, stages_of, train_stage
+
+ROOT = Path(__file__).parents[1]
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+TINY = (
+    "train.precision=fp32",
+    "train.batch_size=2",
+    "data.crop=32",
+    "data.workers=0",
+    "train.warmup=1",
+    "train.lr=1e-3",
+)
+STEPS = 3
+CHAIN = ("train.log_every=2", f"train.steps={STEPS}", f"train.grid_every={STEPS}", "train.save_every=2")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    # Sums over several threads may end in another order, and the networks are too small to gain from them.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for name in PHOTOGRAPHS:
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+    # The split is made by name, so one of these is held out.
+    Image.fromarray(skimage.data.coffee()[:, ::-1]).save(folder / "held_out_2.png")
+    assert len(list_photographs(folder, "train")) == 4 and len(list_photographs(folder, "validation")) == 1
+    return folder
+
+
+def stage_config(stage: str, photographs: Path, folder: Path, *overrides: str) -> Config:
+    """The shipped configuration of a stage, at tiny cost, in ``folder``; its predecessor is looked for there too."""
+    paths = [f"data.root={photographs}", f"train.run_dir={folder / stage}"]
+    index = COMPACT_STAGES.index(stage)
+    if index:
+        paths.append(f"train.init={folder / COMPACT_STAGES[index - 1]}")
+    # SqueezeNet's weights do not come with the package.
+    return load_config(
+        CONFIGS / "base.yaml",
+        CONFIGS / "train" / "compact" / f"{stage}.yaml",
+        overrides=[*paths, *TINY, "loss.feature=0", *overrides],
+    )
+
+
+@pytest.fixture(scope="module")
+def chain(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All five stages of the compact model, three steps each, with the real architecture."""
+    folder = tmp_path_factory.mktemp("chain")
+    for stage in COMPACT_STAGES:
+        train_stage(stage_config(stage, photographs, folder, *CHAIN))
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def first_batch(config: Config, count: int = 2) -> Batch:
+    stream, collate = build_photographs(config)
+    return collate([stream[index] for index in range(count)])
+
+
+def fresh_task(config: Config) -> Task:
+    torch.manual_seed(0)
+    task = build_task(config)
+    task.unfreeze()
+    return task
+
+
+def copied(batch: Batch) -> Batch:
+    return {name: value.clone() for name, value in batch.items()}
+
+
+# ---- the chain ----
+
+
+@pytest.mark.parametrize("stage", COMPACT_STAGES)
+def test_stage_leaves_a_model_that_loads(chain: Path, stage: str) -> None:
+    backbone, estimator = load_parts(chain / stage / "model")
+    assert (estimator is not None) == (stage >= "2")
+    assert backbone.latents_std.std() > 0, "statistics of the latents were not measured"
+    image = torch.zeros(1, 3, 32, 32)
+    assert backbone.decode(backbone.encode(image)).shape == image.shape
+
+
+def changed_parts(before: Path, after: Path) -> set[str]:
+    parts = set()
+    for path in (after / "model").rglob("*.safetensors"):
+        name = path.parent.name
+        old = before / "model" / name / path.name
+        if not old.is_file() or any(not torch.equal(v, load_file(old)[k]) for k, v in load_file(path).items()):
+            parts.add(name)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ("1-prior", {"unet", "prompt"}),
+        ("2-positioning", {"estimator"}),
+        ("3-anchor", {"estimator"}),
+        ("4-steering", {"estimator", "unet"}),
+    ],
+)
+def test_stage_changes_what_it_trains_and_keeps_the_rest(chain: Path, stage: str, parts: set[str]) -> None:
+    before = COMPACT_STAGES[COMPACT_STAGES.index(stage) - 1]
+    assert changed_parts(chain / before, chain / stage) == parts
+    statistics = [json.loads((chain / name / "model" / "latents.json").read_text()) for name in (before, stage)]
+    for name, values in statistics[0].items():
+        assert values == pytest.approx(statistics[1][name])
+
+
+def test_positioning_measures_the_range_that_later_stages_keep(chain: Path) -> None:
+    ranges = []
+    for stage in COMPACT_STAGES[2:]:
+        estimator = load_parts(chain / stage / "model")[1]
+        assert estimator is not None
+        ranges.append((estimator.config["sigma_min"], estimator.config["sigma_max"]))
+        assert len(estimator.config["similarity_quantiles"]) == 101
+    assert ranges[0] == ranges[1] == ranges[2]
+    assert 0 < ranges[0][0] < ranges[0][1] and ranges[0] != (0.223, 1.1606)
+
+
+@pytest.mark.parametrize("stage", COMPACT_STAGES)
+def test_log_grid_and_configuration(chain: Path, photographs: Path, stage: str) -> None:
+    lines = [json.loads(line) for line in (chain / stage / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2]
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    with Image.open(chain / stage / "grids" / f"step_{STEPS:07d}.png") as grid:
+        assert grid.width == 2 * 32 and grid.height % 32 == 0 and np.asarray(grid).std() > 1
+    assert load_config(chain / stage / "config.yaml") == stage_config(stage, photographs, chain, *CHAIN)
+    assert [p.name for p in sorted((chain / stage / "checkpoints").iterdir())] == ["step_0000002.pt", "step_0000003.pt"]
+
+
+@pytest.mark.parametrize("stage", ["0-autoencoder", "4-steering"])
+def test_finished_stage_is_not_trained_again(chain: Path, photographs: Path, stage: str, monkeypatch) -> None:
+    before = files_of(chain / stage)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a finished stage took a step")
+
+    monkeypatch.setattr("idas_sr.training.loop._step", refuse)
+    train_stage(stage_config(stage, photographs, chain, *CHAIN))
+    assert files_of(chain / stage) == before
+    # Interrupted between the last checkpoint and the result: the result is written, still without a step.
+    for path in (chain / stage / "model").rglob("*.*"):
+        path.unlink()
+    train_stage(stage_config(stage, photographs, chain, *CHAIN))
+    assert files_of(chain / stage) == before
+
+
+# ---- resume ----
+
+
+@pytest.mark.parametrize("stage", ["0-autoencoder", "2-positioning", "4-steering"])
+def test_resume_is_bit_exact(chain: Path, photographs: Path, tmp_path: Path, stage: str, monkeypatch) -> None:
+    init = [f"train.init={chain / COMPACT_STAGES[COMPACT_STAGES.index(stage) - 1]}"] if stage[0] != "0" else []
+    settings = (
+        *init,
+        "train.steps=6",
+        "train.save_every=3",
+        "train.log_every=2",
+        "train.grid_every=0",
+        "train.ema=0.9",
+    )
+    train_stage(stage_config(stage, photographs, tmp_path / "whole", *settings))
+
+    real_step = run.train.__globals__["_step"]
+
+    def interrupted(*arguments):
+        if arguments[-1] == 5:
+            raise KeyboardInterrupt
+        return real_step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("idas_sr.training.loop._step", interrupted)
+        train_stage(stage_config(stage, photographs, tmp_path / "parts", *settings))
+    whole, parts = (tmp_path / name / stage for name in ("whole", "parts"))
+    assert not (parts / "model").exists() and (parts / "checkpoints" / "step_0000003.pt").is_file()
+    train_stage(stage_config(stage, photographs, tmp_path / "parts", *settings))
+
+    assert files_of(parts / "model") == files_of(whole / "model")
+    states = [torch.load(folder / "checkpoints" / "step_0000006.pt", weights_only=True) for folder in (whole, parts)]
+    assert_same(*states, "checkpoint")
+    assert ("critic" in states[0]["weights"]) == (stage == "4-steering")
+    # The interrupted run had logged step 4 already.
+    logs = [[json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in (whole, parts)]
+    for line in (line for log in logs for line in log):
+        del line["seconds"]
+    assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == [2, 4, 6]
+
+
+def assert_same(left: object, right: object, where: str) -> None:
+    if isinstance(left, dict):
+        assert isinstance(right, dict) and left.keys() == right.keys(), where
+        for key in left:
+            assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert isinstance(right, list | tuple) and len(left) == len(right), where
+        for index, pair in enumerate(zip(left, right, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(left, torch.Tensor):
+        assert isinstance(right, torch.Tensor) and torch.equal(left, right), where
+    else:
+        assert left == right, where
+
+
+def test_checkpoints_are_found_by_number_and_written_whole(tmp_path: Path) -> None:
+    assert load_latest(tmp_path / "nowhere") is None
+    for step in (5, 20, 100):
+        save_checkpoint(tmp_path, step, {"value": torch.tensor(step)}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000020.pt", "step_0000100.pt"]
+    # Younger, but of a smaller number; half-written; not ours.
+    (tmp_path / "step_0000020.pt").touch()
+    (tmp_path / "step_0000200.partial").write_bytes(b"half")
+    (tmp_path / "step_best.pt").write_bytes(b"other")
+    state = load_latest(tmp_path)
+    assert state is not None and state["step"] == 100 and int(state["value"]) == 100
+
+
+# ---- one step ----
+
+
+@pytest.mark.parametrize("player", ["generator", "critic"])
+def test_only_the_active_player_moves(chain: Path, photographs: Path, player: str) -> None:
+    config = stage_config("4-steering", photographs, chain)
+    task, batch = fresh_task(config), first_batch(config)
+    parameters = {name: [p.detach().clone() for p in task.parameters_of(name)] for name in task.trainable()}
+    frozen = {name: p.detach().clone() for name, p in task.backbone.vae.named_parameters()}
+    optimizers = {name: torch.optim.SGD(task.parameters_of(name), lr=0.1) for name in task.trainable()}
+    task.set_player("generator")
+    losses = task.losses("generator", batch)
+    if player == "critic":
+        task.set_player("critic")
+        losses = task.losses("critic", batch)
+    torch.stack(list(losses.values())).sum().backward()
+    for optimizer in optimizers.values():
+        optimizer.step()
+    for name, before in parameters.items():
+        moved = any(not torch.equal(a, b) for a, b in zip(before, task.parameters_of(name), strict=True))
+        assert moved == (name == player), name
+    assert all(torch.equal(value, frozen[name]) for name, value in task.backbone.vae.named_parameters())
+
+
+@pytest.mark.parametrize("stage", COMPACT_STAGES)
+def test_losses_depend_on_weights_and_batch_alone(chain: Path, photographs: Path, stage: str) -> None:
+    # Without the critic, whose spectral norms move at every call.
+    config = stage_config(stage, photographs, chain, *(["loss.gan=0"] if stage[0] == "4" else []))
+    task, batch = fresh_task(config), first_batch(config)
+    states = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy(), torch.get_rng_state()
+    first = {name: float(loss.detach()) for name, loss in task.losses("generator", copied(batch)).items()}
+    assert random.getstate() == states[0]
+    assert (np.random.get_state(legacy=False)["state"]["key"] == states[1]).all()
+    assert torch.equal(torch.get_rng_state(), states[2])
+    torch.manual_seed(99)
+    assert first == {name: float(loss.detach()) for name, loss in task.losses("generator", copied(batch)).items()}
+    assert all(np.isfinite(value) for value in first.values())
+
+
+def test_non_finite_loss_stops_and_is_named(chain: Path, photographs: Path, tmp_path: Path) -> None:
+    config = stage_config("2-positioning", photographs, chain, f"train.run_dir={tmp_path}", "train.steps=2")
+    task = fresh_task(config)
+    with torch.no_grad():
+        task.estimator.deviation_head.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"deviation.* is not finite at step 1") as caught:
+        train(config, task, *build_photographs(config), Accelerator())
+    assert "\n" not in str(caught.value)
+    assert "positioning" not in str(caught.value), "a finite loss is blamed"
+    assert not (tmp_path / "model").exists() and load_latest(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.parametrize(("override", "says"), [("loss.pixle=1", "pixle"), ("loss.noise=0", "No loss has a weight")])
+def test_losses_that_do_not_exist(chain: Path, photographs: Path, tmp_path: Path, override: str, says: str) -> None:
+    config = stage_config("1-prior", photographs, chain, f"train.run_dir={tmp_path}", "train.steps=1", override)
+    with pytest.raises(TrainingError, match=says):
+        train_stage(config)
+
+
+# ---- data ----
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_two_processes_see_the_stream_of_one(photographs: Path, start: int) -> None:
+    whole = list(StepSampler(start, start + 3, 4))
+    ranks = [list(StepSampler(start, start + 3, 4, rank, 2)) for rank in range(2)]
+    assert [a + b for a, b in zip(*ranks, strict=True)] == whole
+    assert whole[0] == [4 * start + i for i in range(4)] and len(StepSampler(start, start + 3, 4)) == 3
+    with pytest.raises(ValueError, match="batch_size 4"):
+        StepSampler(0, 1, 4, 0, 3)
+
+
+def test_sample_depends_on_seed_and_index_alone(photographs: Path) -> None:
+    paths = list_photographs(photographs)
+    first, again, other = (Photographs(paths, 32, seed, 0.5, 0.5) for seed in (1, 1, 2))
+    _ = [first[index] for index in range(5)]
+    assert torch.equal(first[7][0], again[7][0]) and not torch.equal(first[7][0], other[7][0])
+    assert not torch.equal(first[7][0], first[8][0])
+
+
+def test_splits_share_nothing_and_miss_nothing(photographs: Path) -> None:
+    parts = [set(list_photographs(photographs, split)) for split in ("train", "validation")]
+    assert not parts[0] & parts[1] and parts[0] | parts[1] == set(list_photographs(photographs))
+    assert all(is_validation(path) for path in parts[1])
+
+
+def test_unreadable_picture_is_named(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.jpg").write_bytes((photographs / "astronaut.png").read_bytes()[:2000])
+    stream = Photographs(list_photographs(tmp_path), 32)
+    with pytest.raises(ValueError, match=r"torn\.jpg cannot be read") as caught:
+        stream[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_no_photographs(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"does not exist; set data\.root"):
+        list_photographs(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"No photograph of split 'train'"):
+        list_photographs(tmp_path, "train")
+    with pytest.raises(ValueError, match="split must be"):
+        list_photographs(tmp_path, "test")
+
+
+# ---- the command ----
+
+
+def test_command_without_photographs(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "train.py")]
+    result = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode not in (0, None) and "data.root" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert not list(tmp_path.iterdir()), "something was written before the mistake was seen"
+
+
+def test_command_with_an_unreadable_picture_in_a_worker(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "torn_1.png").write_bytes(b"no picture")
+    stage = str(CONFIGS / "train" / "compact" / "0-autoencoder.yaml")
+    own = [f"data.root={folder}", "data.split=all", f"train.run_dir={tmp_path / 'run'}", "data.workers=1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", stage, *TINY, *own])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
+    message = str(caught.value.code)
+    assert "torn_1.png cannot be read" in message and message.startswith("train: ") and "\n" not in message
+
+
+def test_stage_before_is_missing(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"0-autoencoder.* holds no finished stage.* train the stage before"
+    ) as caught:
+        train_stage(stage_config("1-prior", photographs, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_precision(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fp32, bf16, fp16"):
+        train_stage(stage_config("0-autoencoder", photographs, tmp_path, "train.precision=half"))
+
+
+def test_without_a_configuration_all_compact_stages_run_in_order(monkeypatch, photographs: Path) -> None:
+    trained: list[Config] = []
+    monkeypatch.setattr(run, "train_stage", trained.append)
+    main([f"data.root={photographs}", "train.steps=2"])
+    assert [Path(config.train.run_dir).name for config in trained] == list(COMPACT_STAGES)
+    assert [config.train.init for config in trained][1:] == [config.train.run_dir for config in trained][:-1]
+    assert all(config.train.steps == 2 and config.data.root == str(photographs) for config in trained)
+    trained.clear()
+    main([str(CONFIGS / "train" / "compact" / "1-prior.yaml"), f"data.root={photographs}"])
+    assert [config.method.name for config in trained] == ["prior"]
+    trained.clear()
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        main([])
+    assert not trained
+
+
+def test_files_of_all_stages_exist() -> None:
+    configurations, overrides = stages_of(["train.steps=2"])
+    assert all(path.is_file() for path in configurations) and overrides == ["train.steps=2"]
+    assert [path.stem for path in configurations] == list(COMPACT_STAGES)
