@@ -136,7 +136,9 @@ def build_backbone(config: BackboneConfig) -> LatentBackbone:
         return preset()
     if config.name != "sd-turbo":
         if config.path is not None:
-            raise ConfigError(f"backbone.path is for sd-turbo only; start {config.name} from a finished stage with train.init.")
+            raise ConfigError(
+                f"backbone.path is for sd-turbo only; start {config.name} from a finished stage with train.init."
+            )
         return preset()
     if config.path is None:
         raise ConfigError(

@@ -102,9 +102,7 @@ def _fit_asymmetric(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Moment matching of Lasmar et al. 2009, as in Mittal et al. 2013, equations 5 to 7.
     """
-    left, right = (
-        ((x * side).square().sum(1) / side.sum(1).clamp_min(1)).sqrt() for side in (x < 0, x > 0)
-    )
+    left, right = (((x * side).square().sum(1) / side.sum(1).clamp_min(1)).sqrt() for side in (x < 0, x > 0))
     balance = left / right.clamp_min(1e-12)
     ratio = x.abs().mean(1).square() / x.square().mean(1).clamp_min(1e-12)
     ratio = ratio * (balance**3 + 1) * (balance + 1) / (balance**2 + 1).square()
@@ -160,15 +158,15 @@ def _rounded_grey(image: Tensor) -> Tensor:
     One pixel of ten thousand lies on .5, where the last bit decides, and a handful of pixels move NIQE by 0.003. The
     levels are therefore made exact, whatever type they came in, and NumPy's product decides.
     """
-    levels = (image.detach().cpu().double() * 255 * 1e6).round() / 1e6
+    levels = (image.detach().cpu().double() * 255 * 1000).round() / 1000
     return torch.from_numpy(levels.movedim(1, -1).contiguous().numpy() @ np.array(GREY_BT601)).round()
 
 
 def niqe(image: Tensor) -> Tensor:
     """(B,) distance of a picture's statistics from those of undistorted photographs; lower is more natural.
 
-    Mittal, Soundararajan and Bovik 2013 with the published pristine model: grey rounded to integers, blocks of 96 (48 at
-    half size), cut at the right and bottom to whole blocks. NaN for pictures of less than two blocks.
+    Mittal, Soundararajan and Bovik 2013 with the published pristine model: grey rounded to integers, blocks of 96 (48
+    at half size), cut at the right and bottom to whole blocks. NaN for pictures of less than two blocks.
 
     Args:
         image: (B, 3, H, W) in [0, 1].

@@ -3,8 +3,8 @@
 
     python scripts/evaluate.py score RESTORED --reference HQ --squeezenet squeezenet_v10.pth --json out/scores.json
 
-psnr_y, ssim_y (BT.601 luma) and sqdist (SqueezeNet features; lower is closer) need --reference; niqe does not. Files are
-paired by their stems. sqdist is not LPIPS: compare it only with itself.
+psnr_y, ssim_y (BT.601 luma) and sqdist (SqueezeNet features; lower is closer) need --reference; niqe does not. Files
+are paired by their stems. sqdist is not LPIPS: compare it only with itself.
 """
 
 import argparse
@@ -59,7 +59,8 @@ def remarks(scores: Scores, args: argparse.Namespace) -> list[str]:
 
 
 def score(args: argparse.Namespace) -> None:
-    torch.set_num_threads(1)  # a picture per thread: several threads per picture on a busy machine are many times slower
+    # A picture per thread: several threads per picture on a busy machine are many times slower.
+    torch.set_num_threads(1)
     with tqdm(total=len(pictures_in(args.restored)), unit="picture", disable=not sys.stderr.isatty()) as bar:
         scores = score_folder(
             args.restored, args.reference, args.squeezenet, jobs=args.jobs, on_picture=lambda stem: bar.update()

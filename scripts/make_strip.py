@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """README's picture: every example enlarged by bicubic interpolation and restored at realism 0, 0.5 and 1.
 
-    python scripts/make_strip.py [-o docs/images/examples.png]
+python scripts/make_strip.py [-o docs/images/examples.png]
 """
 
 import argparse

@@ -34,7 +34,6 @@ from idas_sr.methods.positioning import rms, snr_matching
 from idas_sr.methods.task import to_signed, to_unit
 from idas_sr.metrics import psnr_y
 from idas_sr.resample import upsample
-from idas_sr.schedule import unsqueeze_like
 from idas_sr.types import Anchor
 
 
@@ -139,10 +138,12 @@ def main() -> int:
     parser.add_argument("--squeezenet", type=Path, help="SqueezeNet 1.0 weights, for sqdist")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    method = IDaSSRPipeline.from_pretrained(args.model).method
+    method = IDaSSRPipeline.from_pretrained(args.model).restorer
     result: dict[str, object] = {}
     if args.photographs:
-        result[f"held-out photographs, {args.degradation}"] = positions(method, held_out(args.photographs, args.count, args.degradation))
+        result[f"held-out photographs, {args.degradation}"] = positions(
+            method, held_out(args.photographs, args.count, args.degradation)
+        )
     if args.lq and args.hq:
         pairs = paired(args.lq, args.hq)
         result["pairs"] = positions(method, pairs)

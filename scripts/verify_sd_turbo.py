@@ -3,14 +3,13 @@
 
     python scripts/verify_sd_turbo.py --sd-path FOLDER --report report.md
     python scripts/verify_sd_turbo.py --random-weights --tiny          # does the check itself work? No weights needed
-Exit code 0: all checks passed (with --random-weights: the mechanics work and every band rejects random weights); else 1.
+Exit code 0: all checks passed (with --random-weights: the mechanics work and every band rejects the weights); else 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -26,21 +25,35 @@ import torch
 from idas_sr.images import read_rgb
 from idas_sr.networks.sd_turbo import REPOSITORY, find_sd_turbo, load_sd_turbo
 from idas_sr.networks.sd_turbo_random import FULL, TINY, Architecture, write_random_sd_turbo
-from idas_sr.verification import succeeded, to_markdown, verify_files, verify_networks
+from idas_sr.verification.denoising import verify_networks
+from idas_sr.verification.files import verify_files
+from idas_sr.verification.report import succeeded, to_markdown
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sd-path", metavar="FOLDER|HUB_ID", help=f"the weights (default: {REPOSITORY} from the Hub or its cache)")
+    parser.add_argument(
+        "--sd-path", metavar="FOLDER|HUB_ID", help=f"the weights (default: {REPOSITORY} from the Hub or its cache)"
+    )
     parser.add_argument("--revision", help="of a Hub id (default: the pinned one)")
-    parser.add_argument("--image", metavar="FILE", help="photograph, at least --size pixels a side (default: scikit-image's astronaut)")
-    parser.add_argument("--report", metavar="OUT.md", help="write the report there, and the restored picture beside it as .png")
-    parser.add_argument("--size", type=int, default=512, help="side of the centre crop, a multiple of 64 (default: %(default)s)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the networks (default: %(default)s)")
+    parser.add_argument(
+        "--image", metavar="FILE", help="photograph, at least --size pixels a side (default: scikit-image's astronaut)"
+    )
+    parser.add_argument(
+        "--report", metavar="OUT.md", help="write the report there, and the restored picture beside it as .png"
+    )
+    parser.add_argument(
+        "--size", type=int, default=512, help="side of the centre crop, a multiple of 64 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of the networks (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: CUDA where there is some)")
-    parser.add_argument("--random-weights", action="store_true", help="try the checks on random weights in a temporary folder")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="try the checks on random weights in a temporary folder"
+    )
     parser.add_argument("--tiny", action="store_true", help="with --random-weights: a thousandth of the width")
     args = parser.parse_args(arguments)
     if args.tiny and not args.random_weights:
@@ -58,13 +71,17 @@ def photograph(path: str | None, size: int) -> torch.Tensor:
         try:
             from skimage import data
         except ImportError as error:
-            raise ValueError("Give a photograph with --image FILE (the default one comes with scikit-image).") from error
+            raise ValueError(
+                "Give a photograph with --image FILE (the default one comes with scikit-image)."
+            ) from error
         pixels = data.astronaut()
     else:
         pixels = read_rgb(path)
     height, width = pixels.shape[:2]
     if min(height, width) < size:
-        raise ValueError(f"The photograph has {width}x{height} pixels but {size} a side are needed; give a larger --image.")
+        raise ValueError(
+            f"The photograph has {width}x{height} pixels but {size} a side are needed; give a larger --image."
+        )
     top, left = (height - size) // 2, (width - size) // 2
     crop = np.ascontiguousarray(pixels[top : top + size, left : left + size])
     return torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -82,7 +99,7 @@ def verify(args: argparse.Namespace, folder: Path, architecture: Architecture) -
         "folder": "temporary, random weights" if args.random_weights else folder,
         "photograph": f"{args.image or 'astronaut (scikit-image, public domain)'}, centre {args.size}x{args.size}",
         "networks": f"{args.precision} on {device}",
-        "versions": f"idas_sr {idas_sr.__version__}, torch {torch.__version__}, diffusers {diffusers.__version__}, Python {platform.python_version()}",
+        "versions": f"idas_sr {idas_sr.__version__}, torch {torch.__version__}, diffusers {diffusers.__version__}",
         "time": f"{time.perf_counter() - began:.0f} s",
         "peak memory of the process": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
     }

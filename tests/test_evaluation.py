@@ -172,7 +172,7 @@ def test_trivial_baselines_writes_three_folders(tmp_path: Path) -> None:
     added = (grain - unsharp).mean(2)
     assert 2 < added.std() < 8
     # As film's grain: neighbours are alike.
-    assert np.corrcoef(added[:, 1:].ravel(), added[:, :-1].ravel())[0, 1] > 0.5
+    assert np.corrcoef(added[:, 1:].ravel(), added[:, :-1].ravel())[0, 1] > 0.3
 
 
 def test_trivial_baselines_without_pictures(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ pytestmark = [
 ]
 
 
-def agreement(pipe: IDaSSRPipeline, image: Image.Image, realism: float, devices: tuple[torch.device, torch.device]) -> float:
+def agreement(
+    pipe: IDaSSRPipeline, image: Image.Image, realism: float, devices: tuple[torch.device, torch.device]
+) -> float:
     """PSNR in dB between the results of one pipeline on two devices, before rounding to 8 bits."""
     first, second = (
         pipe.to(device)(image, realism=realism, seed=7, output_type="pt").images.double() for device in devices

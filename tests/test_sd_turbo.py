@@ -1,4 +1,4 @@
-"""SD-Turbo's files: loading, error paths, verification and training configurations, on a tiny folder of the same layout."""
+"""SD-Turbo's files: loading, errors, verification and training configurations, on a tiny folder of the same layout."""
 
 import hashlib
 import importlib.util
@@ -20,18 +20,15 @@ from idas_sr.networks.sd_turbo import PROMPTS, load_sd_turbo
 from idas_sr.networks.sd_turbo_random import TINY, write_random_sd_turbo
 from idas_sr.schedule import NoiseSchedule
 from idas_sr.training.run import train_stage
-from idas_sr.verification import (
+from idas_sr.verification.denoising import (
     EPSILON_TIMESTEPS,
-    Check,
-    check_configs,
-    check_files,
     check_schedule,
-    check_tensors,
     epsilon_errors,
     epsilon_limits,
     judge_epsilon,
-    succeeded,
 )
+from idas_sr.verification.files import check_configs, check_files, check_tensors
+from idas_sr.verification.report import Check, succeeded
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -102,10 +99,12 @@ def test_another_encoder_under_the_same_folder_name_has_its_own_embedding(weight
     assert not torch.equal(load_sd_turbo(str(other)).prompt.tokens, load_sd_turbo(str(weights)).prompt.tokens)
 
 
-@pytest.mark.parametrize("missing", ["vae/config.json", "scheduler/scheduler_config.json", f"unet/{WEIGHTS}", f"vae/{WEIGHTS}"])
+@pytest.mark.parametrize(
+    "missing", ["vae/config.json", "scheduler/scheduler_config.json", f"unet/{WEIGHTS}", f"vae/{WEIGHTS}"]
+)
 def test_missing_file_is_one_clear_line(copy: Path, missing: str) -> None:
     (copy / missing).unlink()
-    with pytest.raises(ValueError, match="missing|no complete SD-Turbo weights") as error:
+    with pytest.raises(ValueError, match=r"missing|no complete SD-Turbo weights") as error:
         load_sd_turbo(str(copy))
     assert str(copy) in str(error.value) and "\n" not in str(error.value)
 
@@ -121,7 +120,7 @@ def test_pickled_weights_are_not_read(copy: Path) -> None:
 def test_truncated_weights_are_one_clear_line(copy: Path, file: str) -> None:
     content = (copy / file).read_bytes()
     (copy / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="no complete SD-Turbo weights|text encoder") as error:
+    with pytest.raises(ValueError, match=r"no complete SD-Turbo weights|text encoder") as error:
         load_sd_turbo(str(copy))
     assert "\n" not in str(error.value)
 
@@ -312,7 +311,9 @@ def test_the_three_stages_run_after_each_other_on_a_tiny_folder(weights: Path, t
     result = load_file(before / "model" / "unet" / WEIGHTS)
     start = load_file(weights / "unet" / WEIGHTS)
     assert all(torch.equal(result[name], start[name]) for name in start), "the UNet is frozen in every stage"
-    first, last = (load_file(tmp_path / stage.stem / "model" / "estimator" / WEIGHTS) for stage in (STAGES[0], STAGES[-1]))
+    first, last = (
+        load_file(tmp_path / stage.stem / "model" / "estimator" / WEIGHTS) for stage in (STAGES[0], STAGES[-1])
+    )
     assert any(not torch.equal(first[name], last[name]) for name in first)
 
 

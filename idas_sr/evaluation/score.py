@@ -19,7 +19,7 @@ from idas_sr.losses import FeatureDistance
 from idas_sr.metrics import niqe, psnr_y, ssim_y
 
 PROTOCOL = "realisr-v1"
-"""Saved 8-bit files, pairs by stem; psnr_y and ssim_y on BT.601 luma without border, SSIM on rounded luma; NIQE on grey."""
+"""Saved 8-bit files, pairs by stem; psnr_y, ssim_y on BT.601 luma, no border, SSIM on rounded luma; NIQE on grey."""
 
 VERSIONS_OF = ("idas-sr", "torch", "numpy", "pillow")
 

@@ -112,7 +112,9 @@ def cached_prompt(folder: Path) -> PromptTokens:
             tokens = _encode_prompts(folder)
         except (OSError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"The text encoder in {folder} cannot be read, so the fixed prompt has no embedding ({reason})") from error
+            raise ValueError(
+                f"The text encoder in {folder} cannot be read, so the fixed prompt has no embedding ({reason})"
+            ) from error
         cache.parent.mkdir(parents=True, exist_ok=True)
         # Renamed into place: a run beside this one must not read half a file.
         partial = cache.with_suffix(f".{os.getpid()}")
@@ -134,8 +136,8 @@ def _require_text_encoder(folder: Path) -> None:
 def _prompt_key(folder: Path) -> str:
     """What the embeddings depend on, as a short hash: the words, the tokenizer and the text encoder.
 
-    A folder's name says nothing (every copy may be called sd-turbo), and hashing 1.4 GB at every start takes seconds: of
-    the weights, sizes and the last MiB stand for the rest.
+    A folder's name says nothing (every copy may be called sd-turbo), and hashing 1.4 GB at every start takes seconds:
+    of the weights, sizes and the last MiB stand for the rest.
     """
     digest = hashlib.sha256(json.dumps(PROMPTS).encode())
     for path in sorted(p for name in ("tokenizer", "text_encoder") for p in (folder / name).iterdir() if p.is_file()):

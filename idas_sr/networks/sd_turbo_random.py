@@ -1,4 +1,4 @@
-"""Folders with SD-Turbo's layout and random weights: what reading, hashing and checking are tried on without the weights."""
+"""Folders with SD-Turbo's layout and random weights, to try reading, hashing and checking without the real ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TINY = Architecture(
 def write_random_sd_turbo(
     folder: Path, architecture: Architecture = FULL, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Path:
-    """Write unet/, vae/, scheduler/ and text_encoder/ with tokenizer/ (or prompt/) as stabilityai/sd-turbo lays them out.
+    """Write unet/, vae/, scheduler/ and text_encoder/ with tokenizer/ (or prompt/) in stabilityai/sd-turbo's layout.
 
     Returns:
         ``folder``, the same files for the same arguments.

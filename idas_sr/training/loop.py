@@ -39,6 +39,7 @@ def train(config: Config, task: Task, photographs: Photographs, collate: Collate
     """
     run = Path(config.train.run_dir)
     task.unfreeze()
+    task.to(accelerator.device)
     optimizers, schedulers = _optimizers(config.train, task)
     generator = next(iter(task.trainable()))
     # Also before resuming: what it measures beside the weights (MINE's range) is in no checkpoint, and comes out equal.

@@ -1,0 +1,1 @@
+"""What is checked the day SD-Turbo's weights are at hand."""
