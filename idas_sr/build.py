@@ -68,14 +68,16 @@ def build_photographs(config: Config) -> tuple[Photographs, Collate]:
     return photographs, Collate(Degradation(data.degradation))
 
 
-def build_estimator(backbone: LatentBackbone, **args: Any) -> MINE:
-    """An untrained MINE that fits ``backbone``.
+def build_estimator(backbone: LatentBackbone, control: bool = False, **args: Any) -> MINE:
+    """An untrained MINE that fits ``backbone``; with ``control`` it also feeds the UNet's skip connections.
 
     Raises:
         ConfigError: unknown argument.
     """
     try:
-        return MINE(latent_channels=backbone.latent_channels, stride=backbone.downsample // Method.scale, **args)
+        channels = backbone.control_channels if control else None
+        stride = backbone.downsample // Method.scale
+        return MINE(latent_channels=backbone.latent_channels, stride=stride, control_channels=channels, **args)
     except TypeError as error:
         raise ConfigError(f"estimator: {error}.") from error
 

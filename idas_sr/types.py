@@ -28,12 +28,14 @@ class Anchor:
         noise: (B, C, h, w) inversion noise, or None where a method adds none.
         deviation: (B, C, h, w) estimate of z_lq - z_hq, or None.
         residual: (B,) estimate of rms(z_lq - z_hq - deviation), or None.
+        control: residuals for the UNet's skip connections at its first two resolutions, finest first, or None.
     """
 
     timestep: Tensor
     noise: Tensor | None = None
     deviation: Tensor | None = None
     residual: Tensor | None = None
+    control: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 
     python scripts/measure_anchor.py --squeezenet FILE --photographs PHOTOGRAPHS --lq LQ_FOLDER --hq HQ_FOLDER
 
-Photographs: the held-out split, degraded by a family never trained on (`heldout`): rank correlation of the predicted with
-the true noise level w*, spread of t-hat, position-state gap. Pairs: the same rank correlation, and sqdist and PSNR-Y of
-restorations at realism 0 when one part is replaced: t-hat by its mean, inversion noise by 0, deviation by 0, the UNet's
-edit by 0.
+Photographs: the held-out split, degraded by a family never trained on (`heldout`): rank correlation of the predicted
+with the true noise level w*, spread of t-hat, position-state gap. Pairs: the same, and sqdist and PSNR-Y of restorations
+at realism 0 when one part is replaced: t-hat by its mean, inversion noise by 0, deviation by 0, the UNet's edit by 0.
 """
 
 from __future__ import annotations
@@ -98,6 +97,7 @@ def replacements(anchor: Anchor, mean_timestep: Tensor) -> dict[str, Anchor]:
         "t-hat by its mean": dataclasses.replace(anchor, timestep=mean_timestep),
         "inversion noise by 0": dataclasses.replace(anchor, noise=torch.zeros_like(anchor.noise)),
         "deviation by 0": dataclasses.replace(anchor, deviation=torch.zeros_like(anchor.deviation)),
+        "control residuals by 0": dataclasses.replace(anchor, control=None),
     }
 
 
@@ -116,7 +116,9 @@ def worth(method: Method, pairs: list[tuple[Tensor, Tensor]], distance: FeatureD
         restored = {}
         for name, changed in replacements(anchor, mean_timestep).items():
             steered = method.steering(changed, z_lq, 0.0, [0], schedule, (0, 0))
-            restored[name] = method.backbone.predict_z0(steered.state, steered.timestep, tokens, steered.sigma)
+            restored[name] = method.backbone.predict_z0(
+                steered.state, steered.timestep, tokens, steered.sigma, changed.control
+            )
         # The edit is what the UNet changes about the centre of the anchor.
         restored["the UNet's edit by 0"] = z_lq - (0 if anchor.deviation is None else anchor.deviation)
         for name, z0 in restored.items():
@@ -141,9 +143,8 @@ def main() -> int:
     method = IDaSSRPipeline.from_pretrained(args.model).restorer
     result: dict[str, object] = {}
     if args.photographs:
-        result[f"held-out photographs, {args.degradation}"] = positions(
-            method, held_out(args.photographs, args.count, args.degradation)
-        )
+        pairs = held_out(args.photographs, args.count, args.degradation)
+        result[f"held-out photographs, {args.degradation}"] = positions(method, pairs)
     if args.lq and args.hq:
         pairs = paired(args.lq, args.hq)
         result["pairs"] = positions(method, pairs)

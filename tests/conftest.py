@@ -35,7 +35,10 @@ def tiny_pipeline(seed: int = 0) -> IDaSSRPipeline:
             [0.1 * i for i in range(8)],
             [0.5 + 0.1 * i for i in range(8)],
         )
-        return IDaSSRPipeline.from_backbone(backbone, MINE(width=16, deep_width=16, blocks=1, severity_width=8)).eval()
+        estimator = MINE(
+            width=16, deep_width=16, blocks=1, severity_width=8, control_channels=backbone.control_channels
+        )
+        return IDaSSRPipeline.from_backbone(backbone, estimator).eval()
 
 
 @pytest.fixture(scope="session")

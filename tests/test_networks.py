@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
@@ -283,3 +283,49 @@ def test_pca_start_is_a_linear_projection(photograph: Tensor) -> None:
     assert (raw.std((0, 2, 3)) / 0.5 - 1).abs().max() < 0.2
     psnr = -10 * ((decoded - photograph) / 2).square().mean().log10()
     assert float(psnr) > 27
+
+
+# ---- control: the picture's second way into the UNet ----
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_control_channels_are_those_of_the_finest_skips(layers: int) -> None:
+    config = presets.COMPACT_UNET | {"layers_per_block": layers, "block_out_channels": [16, 32, 48]}
+    unet = UNet2DConditionModel.from_config(config)
+    skips: list[Tensor] = []
+    for module in (
+        unet.conv_in,
+        *unet.down_blocks[0].resnets,
+        *unet.down_blocks[0].downsamplers,
+        *unet.down_blocks[1].resnets,
+    ):
+        module.register_forward_hook(lambda _m, _i, out: skips.append(out))
+    backbone = LatentBackbone(
+        AutoencoderTiny.from_config(presets.COMPACT_VAE),
+        unet,
+        PromptTokens(),
+        NoiseSchedule.from_config(presets.SD_TURBO_SCHEDULER),
+    )
+    with torch.no_grad():
+        backbone.predict_eps(torch.randn(1, 8, 8, 8), torch.tensor([200.0]), backbone.embed("clean", 1))
+    fine, coarse = backbone.control_channels
+    assert [tuple(s.shape[1:]) for s in skips] == [(c, 8, 8) for c in fine] + [(c, 4, 4) for c in coarse]
+
+
+def test_control_starts_as_the_prior_alone_and_then_reaches_the_unet() -> None:
+    torch.manual_seed(0)
+    backbone = presets.compact()
+    mine = MINE(control_channels=backbone.control_channels)
+    lq, z_lq = inputs(1, 12, 20, 1, 8)
+    state, timestep, tokens = torch.randn_like(z_lq), torch.tensor([200.0]), backbone.embed("clean", 1)
+    with torch.no_grad():
+        alone = backbone.predict_z0(state, timestep, tokens)
+        control = mine(lq, z_lq).control
+        assert control is not None and all(float(c.abs().max()) == 0 for c in control)
+        assert torch.equal(backbone.predict_z0(state, timestep, tokens, control=control), alone)
+        for index in range(len(control)):
+            moved = tuple(c + (1.0 if i == index else 0.0) for i, c in enumerate(control))
+            assert not torch.allclose(backbone.predict_z0(state, timestep, tokens, control=moved), alone, atol=1e-4), (
+                index
+            )
+    assert MINE()(lq, z_lq).control is None

@@ -325,6 +325,14 @@ def test_sample_depends_on_seed_and_index_alone(photographs: Path) -> None:
     assert not torch.equal(first[7][0], first[8][0])
 
 
+@pytest.mark.parametrize("side", [150, 192, 241, 333])
+def test_crop_of_any_photograph(tmp_path: Path, side: int) -> None:
+    # 192 / (192 / 241) is a hair above 241: a crop of 242 from a photograph of 241 once stopped a run after an hour.
+    Image.fromarray(skimage.data.astronaut()[:side, :300]).save(tmp_path / "photograph.png")
+    crops = Photographs([tmp_path / "photograph.png"], crop=192, rescale_min=0.5, rescale_prob=0.5)
+    assert all(crops[index][0].shape == (3, 192, 192) for index in range(20))
+
+
 def test_splits_share_nothing_and_miss_nothing(photographs: Path) -> None:
     parts = [set(list_photographs(photographs, split)) for split in ("train", "validation")]
     assert not parts[0] & parts[1] and parts[0] | parts[1] == set(list_photographs(photographs))

@@ -85,7 +85,8 @@ class Photographs(Dataset):
         image = self._read(self.paths[int(rng.integers(len(self.paths)))])
         factor = float(rng.uniform(self.rescale_min, 1)) if rng.random() < self.rescale_prob else 1.0
         factor = max(factor, self.crop / min(image.shape[:2]))
-        window = int(np.ceil(self.crop / factor))
+        # The quotient of a quotient can come out a hair above the photograph's own side.
+        window = min(int(np.ceil(self.crop / factor)), *image.shape[:2])
         top, left = (int(rng.integers(side - window + 1)) for side in image.shape[:2])
         patch = image[top : top + window, left : left + window]
         if window != self.crop:

@@ -66,7 +66,10 @@ class Method(Task):
         # 4. Denoise once, told where the state is.
         condition = condition or self.conditioner(lq, self.backbone)
         z0 = self.guider(
-            lambda tokens: self.backbone.predict_z0(steered.state, steered.timestep, tokens, steered.sigma), condition
+            lambda tokens: self.backbone.predict_z0(
+                steered.state, steered.timestep, tokens, steered.sigma, anchor.control
+            ),
+            condition,
         )
         # 5. Back to pixels.
         return Restored(self.backbone.decode(z0) if decode else None, z0, anchor, steered, z_lq)

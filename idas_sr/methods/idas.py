@@ -67,7 +67,7 @@ class IDaSSR(Method):
     def declare(self, estimate: Estimate) -> Anchor:
         """MINE's words as an anchor: the level becomes a timestep, by the schedule's inverse."""
         timestep = self.backbone.schedule.timestep_of(estimate.log_sigma.exp())
-        return Anchor(timestep, estimate.noise, estimate.deviation, estimate.residual)
+        return Anchor(timestep, estimate.noise, estimate.deviation, estimate.residual, estimate.control)
 
     # ---- training ----
 

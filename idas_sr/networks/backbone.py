@@ -99,12 +99,37 @@ class LatentBackbone(nn.Module):
         """(batch, L, D) cached tokens of the prompt called ``name``."""
         return self.prompt.lookup(name, batch)
 
-    def predict_eps(self, z_t: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
+    @property
+    def control_channels(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Channels of the UNet's skip connections at the latent's resolution and at half of it, finest first."""
+        widths, layers = self.unet.config["block_out_channels"], self.unet.config["layers_per_block"]
+        # The input convolution and the first block's layers; then that block's down-sampler and the second block's.
+        return (widths[0],) * (1 + layers), (widths[0],) + (widths[1],) * layers
+
+    def _skip_residuals(self, control: tuple[Tensor, ...], dtype: torch.dtype) -> dict[str, object]:
+        """``control`` as the arguments of diffusers' ControlNet interface, which wants one residual for every skip."""
+        blocks, layers = len(self.unet.config["block_out_channels"]), self.unet.config["layers_per_block"]
+        skips = 1 + blocks * layers + blocks - 1
+        nothing = control[0].new_zeros((), dtype=dtype)
+        residuals = (*(c.to(dtype) for c in control), *(nothing,) * (skips - len(control)))
+        return {"down_block_additional_residuals": residuals, "mid_block_additional_residual": nothing}
+
+    def predict_eps(
+        self, z_t: Tensor, timestep: Tensor, tokens: Tensor, control: tuple[Tensor, ...] | None = None
+    ) -> Tensor:
         """UNet's estimate (B, C, h, w), fp32, of the noise in the VP state ``z_t`` at ``timestep`` (B,) float."""
         dtype = self.unet.dtype
-        return self.unet(z_t.to(dtype), timestep, encoder_hidden_states=tokens.to(dtype)).sample.float()
+        extra = {} if control is None else self._skip_residuals(control, dtype)
+        return self.unet(z_t.to(dtype), timestep, encoder_hidden_states=tokens.to(dtype), **extra).sample.float()
 
-    def predict_z0(self, state: Tensor, timestep: Tensor, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
+    def predict_z0(
+        self,
+        state: Tensor,
+        timestep: Tensor,
+        tokens: Tensor,
+        sigma: Tensor | None = None,
+        control: tuple[Tensor, ...] | None = None,
+    ) -> Tensor:
         """Clean latent of a VE state by one UNet evaluation: y - w eps(y / sqrt(1 + w^2), t) (methods.md 0.1, 9.5).
 
         Args:
@@ -112,6 +137,7 @@ class LatentBackbone(nn.Module):
             timestep: (B,) position the UNet is told.
             tokens: (B, L, D).
             sigma: (B,) noise level of the state; default w(timestep). Only unpaired controls pass another.
+            control: residuals for the skip connections, with the channels of ``control_channels``.
         """
         sigma = unsqueeze_like(self.schedule.sigma(timestep) if sigma is None else sigma, state)
-        return state - sigma * self.predict_eps(state * (1 + sigma**2).rsqrt(), timestep, tokens)
+        return state - sigma * self.predict_eps(state * (1 + sigma**2).rsqrt(), timestep, tokens, control)

@@ -28,12 +28,14 @@ class Estimate:
         residual: (B,) sigma_e, estimate of rms(z_lq - z_hq - deviation).
         deviation: (B, C, h, w) estimate of z_lq - z_hq; None in parameterisation i1.
         noise: (B, C, h, w) inversion noise.
+        control: residuals for the UNet's skip connections, or None; see ``LatentBackbone.control_channels``.
     """
 
     log_sigma: Tensor
     residual: Tensor
     deviation: Tensor | None
     noise: Tensor
+    control: tuple[Tensor, ...] | None = None
 
 
 class ResidualBlock(nn.Module):
@@ -99,6 +101,9 @@ class MINE(ModelMixin, ConfigMixin):
         parameterisation: ``i2``: deviation and noise; ``i1``: noise alone carries the deviation too (InvSR's form).
         sigma_min, sigma_max: range of the noise level, the 1st and 99th percentile of w* on training pairs.
         similarity_quantiles: of 1 - M_L on training pairs, for positioning target P-C; not used by the network.
+        control_channels: of the residuals for the UNet's skip connections, at the latent's resolution and at half of it;
+            None: the UNet sees the picture through the steered state alone. On a small prior that state cannot carry
+            fine structure through the noise that steering adds, so the picture needs a second way (ControlNet's, ours).
     """
 
     @register_to_config
@@ -114,6 +119,7 @@ class MINE(ModelMixin, ConfigMixin):
         sigma_min: float = 0.223,
         sigma_max: float = 1.1606,
         similarity_quantiles: tuple[float, ...] | None = None,
+        control_channels: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
         if parameterisation not in ("i1", "i2"):
@@ -133,6 +139,13 @@ class MINE(ModelMixin, ConfigMixin):
         if self.deviation_head is not None:
             # Starts as "no deviation".
             zero(self.deviation_head)
+        fine, coarse = control_channels or ((), ())
+        self.control_heads = nn.ModuleList(
+            [nn.Conv2d(width, n, 1) for n in fine] + [nn.Conv2d(deep_width, n, 1) for n in coarse]
+        )
+        for head in self.control_heads:
+            # Starts as "the prior as it is".
+            zero(head)
 
     def set_range(self, sigma_min: float, sigma_max: float) -> None:
         """Store the range of noise levels in the configuration."""
@@ -166,20 +179,28 @@ class MINE(ModelMixin, ConfigMixin):
         predicted = low + severity * (high - low)
         position = predicted if log_sigma is None else log_sigma
         # Detached: what the trunk does with a position must not move the position.
-        features = self._trunk(inputs, ((position.detach() - low) / (high - low)) * 1000)
+        features, deep = self._trunk(inputs, ((position.detach() - low) / (high - low)) * 1000)
         noise = self.noise_head(features).float()
         residual = share * predicted.detach().exp()
+        control = self._control(features, deep)
         if self.deviation_head is None:
-            return Estimate(predicted, residual, None, noise)
+            return Estimate(predicted, residual, None, noise, control)
         power = (1 - share.detach() ** 2).clamp_min(MIN_NOISE_POWER)
         return Estimate(
             predicted,
             residual,
             self.deviation_head(features).float(),
             unit_rms(noise) * unsqueeze_like(power.sqrt(), noise),
+            control,
         )
 
-    def _trunk(self, inputs: Tensor, severity: Tensor) -> Tensor:
+    def _control(self, features: Tensor, deep: Tensor) -> tuple[Tensor, ...] | None:
+        if not self.control_heads:
+            return None
+        fine = len(self.config["control_channels"][0])
+        return tuple(head(features if index < fine else deep).float() for index, head in enumerate(self.control_heads))
+
+    def _trunk(self, inputs: Tensor, severity: Tensor) -> tuple[Tensor, Tensor]:
         embedding = F.silu(self.embedding(self.frequencies(severity).to(inputs.dtype)))
         x = self.enter(inputs)
         for block in self.before:
@@ -190,7 +211,7 @@ class MINE(ModelMixin, ConfigMixin):
         x = x + self.up(F.interpolate(y, size=x.shape[-2:], mode="nearest"))
         for block in self.after:
             x = block(x, embedding)
-        return F.silu(x)
+        return F.silu(x), F.silu(y)
 
 
 def unit_rms(noise: Tensor) -> Tensor:
