@@ -4,8 +4,8 @@
     python scripts/measure_anchor.py --squeezenet FILE --photographs PHOTOGRAPHS --lq LQ_FOLDER --hq HQ_FOLDER
 
 Photographs: the held-out split, degraded by a family never trained on (`heldout`): rank correlation of the predicted
-with the true noise level w*, spread of t-hat, position-state gap. Pairs: the same, and sqdist and PSNR-Y of restorations
-at realism 0 when one part is replaced: t-hat by its mean, inversion noise by 0, deviation by 0, the UNet's edit by 0.
+with the true noise level w*, spread of t-hat, position-state gap. Pairs: the same, and sqdist and PSNR-Y at realism 0
+when one part is replaced: t-hat by its mean, inversion noise, deviation, control residuals or the UNet's edit by 0.
 """
 
 from __future__ import annotations

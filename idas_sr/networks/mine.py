@@ -54,9 +54,9 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(inner)
 
 
-def zero(conv: nn.Conv2d) -> None:
-    """Make a convolution start as zero."""
-    for parameter in conv.parameters():
+def zero(module: nn.Module) -> None:
+    """Make a layer start as zero."""
+    for parameter in module.parameters():
         nn.init.zeros_(parameter)
 
 
@@ -101,9 +101,10 @@ class MINE(ModelMixin, ConfigMixin):
         parameterisation: ``i2``: deviation and noise; ``i1``: noise alone carries the deviation too (InvSR's form).
         sigma_min, sigma_max: range of the noise level, the 1st and 99th percentile of w* on training pairs.
         similarity_quantiles: of 1 - M_L on training pairs, for positioning target P-C; not used by the network.
-        control_channels: of the residuals for the UNet's skip connections, at the latent's resolution and at half of it;
-            None: the UNet sees the picture through the steered state alone. On a small prior that state cannot carry
-            fine structure through the noise that steering adds, so the picture needs a second way (ControlNet's, ours).
+        control_channels: of the residuals for the UNet's skip connections, at the latent's resolution and at half of
+            it; None: the UNet sees the picture through the steered state alone. On a small prior that state cannot
+            carry fine structure through the noise that steering adds: the picture needs a second way (ours; the
+            interface is ControlNet's).
     """
 
     @register_to_config
