@@ -25,6 +25,17 @@ def ranking(prediction: Tensor, target: Tensor, margin: float = 0.1) -> Tensor:
     return F.relu(gap.abs().clamp(max=margin) - gap.sign() * predicted).mean()
 
 
+def power_likelihood(power: Tensor, deviation: Tensor) -> Tensor:
+    """(B,) negative log-likelihood, up to constants, of a Gaussian deviation (B, C, h, w) with variance ``power``.
+
+    ``power`` (B, 1, h', w') is compared with the mean square over the cells that each of its own covers. Best where it
+    equals the expected square, so its mean is the expected square of the picture's rms.
+    """
+    cell = -(-deviation.shape[-2] // power.shape[-2])
+    square = F.avg_pool2d(deviation.square().mean(1, keepdim=True), cell, ceil_mode=True)
+    return mean_of(power.log() + square / power)
+
+
 def calibration(error: Tensor) -> Tensor:
     """(B,) how far an anchor's error in units of its level is from mean 0 and power 1 (methods.md 9.6, L_cal).
 

@@ -28,6 +28,7 @@ class Anchor:
         noise: (B, C, h, w) inversion noise, or None where a method adds none.
         deviation: (B, C, h, w) estimate of z_lq - z_hq, or None.
         residual: (B,) estimate of rms(z_lq - z_hq - deviation), or None.
+        power: (B, 1, h/4, w/4) map of the squared noise level, whose mean is that of ``timestep``, or None.
         control: residuals for the UNet's skip connections at its first two resolutions, finest first, or None.
     """
 
@@ -36,6 +37,7 @@ class Anchor:
     deviation: Tensor | None = None
     residual: Tensor | None = None
     control: tuple[Tensor, ...] | None = None
+    power: Tensor | None = None
 
 
 @dataclass(frozen=True)

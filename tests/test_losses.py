@@ -117,3 +117,14 @@ def test_feature_distance_rises_with_blur(photograph: torch.Tensor) -> None:
     assert values == sorted(values)
     assert 0 < values[0] < 0.5 * values[-1]
     assert math.isclose(float(shifted), float(cropped), rel_tol=1e-5)
+
+
+def test_power_likelihood_is_best_at_the_mean_square() -> None:
+    deviation = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [0.5, 2.0]
+    ).reshape(2, 1, 1, 1)
+    square = torch.nn.functional.avg_pool2d(deviation.square().mean(1, keepdim=True), 4)
+    best = losses.power_likelihood(square, deviation)
+    assert best.tolist() == pytest.approx((square.log().mean((1, 2, 3)) + 1).tolist(), rel=1e-4)
+    for factor in (0.8, 1.25):
+        assert bool((losses.power_likelihood(square * factor, deviation) > best).all())

@@ -1,5 +1,6 @@
 """The backbone's four verbs, both presets, MINE's words and the autoencoder's linear start."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -198,12 +199,31 @@ def test_mine_noise_leaves_room_for_the_residual() -> None:
     mine = MINE(width=16, deep_width=16, blocks=1)
     # Another share for each picture: the residual's logit from strongly negative to strongly positive.
     for bias in (-4.0, 0.0, 1.0, 6.0):
-        mine.severity.head[-1].bias.data[1] = bias
+        mine.severity.out.bias.data[1] = bias
         said = estimate(mine, *inputs(3, 12, 10, 1, 8))
         share = said.residual / said.log_sigma.exp()
         power = said.noise.square().mean((1, 2, 3))
         torch.testing.assert_close(power, (1 - share**2).clamp_min(MIN_NOISE_POWER), atol=1e-3, rtol=1e-3)
     assert float(power.min()) == pytest.approx(MIN_NOISE_POWER, rel=1e-2)  # the floor was reached
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (12, 20)])
+def test_mine_severity_is_the_mean_of_its_map(size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    mine = MINE(width=16, deep_width=16, blocks=1, sigma_min=1e-3, sigma_max=1e3)
+    nn.init.normal_(mine.severity.out.weight, std=0.5)
+    said = estimate(mine, *inputs(2, *size, 1, 8))
+    assert said.power is not None
+    assert said.power.shape == (2, 1, -(-size[0] // 4), -(-size[1] // 4))
+    torch.testing.assert_close(said.log_sigma.exp() ** 2, said.power.mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_mine_severity_is_clipped_to_its_range() -> None:
+    mine = MINE(width=16, deep_width=16, blocks=1, sigma_min=0.6, sigma_max=0.8)
+    for start, level in ((0.25, 0.6), (0.49, 0.7), (4.0, 0.8)):
+        mine.severity.out.bias.data[0] = math.log(start)
+        said = estimate(mine, *inputs(1, 8, 8, 1, 8))
+        assert float(said.log_sigma.exp()) == pytest.approx(level, rel=1e-4)
 
 
 def test_mine_i1_noise_is_free() -> None:
@@ -265,7 +285,7 @@ def test_mine_is_the_same_on_a_tile() -> None:
         nn.init.normal_(block.conv2.weight, std=0.1)
     lq, z = inputs(1, 48, 48, 1, 8)
     position = torch.tensor([-0.5])
-    mine.severity.head[-1].weight.data.zero_()  # the pooled number is the picture's; here it is held
+    # The share is the picture's; the severity head starts with the same for every picture.
     whole, tile = (estimate(mine, lq[..., :n, :n], z[..., :n, :n], position).noise for n in (48, 32))
     torch.testing.assert_close(tile[..., :12, :12], whole[..., :12, :12], atol=1e-5, rtol=1e-5)
 

@@ -29,7 +29,8 @@ class IDaSSR(Method):
 
     Args:
         estimator: MINE.
-        weights: of the losses: positioning, ranking, residual, deviation, calibration; latent, pixel, feature, gan.
+        weights: of the losses: positioning, ranking, severity_map (with P-A only), residual, deviation, calibration;
+            latent, pixel, feature, gan.
         train: names of the parts the generator trains: ``estimator``, ``unet``.
         target: positioning target: ``snr`` (P-A), ``perceptual`` (P-B), ``similarity`` (P-C).
         factor: c of P-A.
@@ -67,7 +68,7 @@ class IDaSSR(Method):
     def declare(self, estimate: Estimate) -> Anchor:
         """MINE's words as an anchor: the level becomes a timestep, by the schedule's inverse."""
         timestep = self.backbone.schedule.timestep_of(estimate.log_sigma.exp())
-        return Anchor(timestep, estimate.noise, estimate.deviation, estimate.residual, estimate.control)
+        return Anchor(timestep, estimate.noise, estimate.deviation, estimate.residual, estimate.control, estimate.power)
 
     # ---- training ----
 
@@ -133,11 +134,12 @@ class IDaSSR(Method):
         log_sigma = self.backbone.schedule.log_sigma(anchor.timestep).float()
         deviation = z_lq - z_hq
         left = deviation if anchor.deviation is None else deviation - anchor.deviation
-        assert anchor.residual is not None and anchor.noise is not None
+        assert anchor.residual is not None and anchor.noise is not None and anchor.power is not None
         sigma = unsqueeze_like(log_sigma.detach().exp(), z_lq)
         values = {
             "positioning": terms.huber(log_sigma, target),
             "ranking": terms.ranking(log_sigma, target),
+            "severity_map": terms.power_likelihood(anchor.power, self.factor * deviation),
             "deviation": terms.mean_of(left.abs()),
             # As shares of the declared level, so that severe pictures do not dominate.
             "residual": ((anchor.residual - positioning.rms(left.detach())) * (-log_sigma.detach()).exp()).abs(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +28,7 @@ class Estimate:
         deviation: (B, C, h, w) estimate of z_lq - z_hq; None in parameterisation i1.
         noise: (B, C, h, w) inversion noise.
         control: residuals for the UNet's skip connections, or None; see ``LatentBackbone.control_channels``.
+        power: (B, 1, h/4, w/4) squared noise level of each place; log_sigma is half the log of its mean, clipped.
     """
 
     log_sigma: Tensor
@@ -36,6 +36,7 @@ class Estimate:
     deviation: Tensor | None
     noise: Tensor
     control: tuple[Tensor, ...] | None = None
+    power: Tensor | None = None
 
 
 class ResidualBlock(nn.Module):
@@ -66,25 +67,44 @@ def unsqueeze_like_channels(vector: Tensor) -> Tensor:
 
 
 class SeverityHead(nn.Module):
-    """A light strided stem whose pooled mean and spread give the severity and the residual's share of a picture."""
+    """Says where and how much a latent deviates: a map of power, whose mean over the picture is the severity squared.
+
+    Positioning asks for one number, the rms of the deviation over the whole picture, so the head says how large the
+    deviation is likely to be at each place and averages: a crop seen in training and a picture of any size are then the
+    same task. What is lost is mostly fine structure, whose energy follows that of the structure which is left; so the
+    head sees the logarithm of the energy of learned filters beside ordinary features.
+    """
+
+    CELL = 4
+    """Latent cells per cell of the map, along a side."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        widths = (channels, width, width * 2, width * 2, width * 2)
-        self.stem = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1) for i, (a, b) in enumerate(pairwise(widths))
-        )
-        self.head = nn.Sequential(nn.Linear(width * 4, width * 2), nn.SiLU(), nn.Linear(width * 2, 2))
+        self.filters = nn.Conv2d(channels, width, 5, padding=2)
+        self.down1 = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.down2 = nn.Conv2d(width, width * 2, 3, stride=2, padding=1)
+        self.local = nn.Conv2d(width * 3, width * 2, 3, padding=1)
+        self.whole = nn.Linear(width * 6, width * 2)
+        self.mix = nn.Conv2d(width * 2, width * 2, 1)
+        self.out = nn.Conv2d(width * 2, 2, 1)
+        nn.init.zeros_(self.out.weight)
+        # Starts at a noise level of 0.5 and a residual of three quarters of it.
+        with torch.no_grad():
+            self.out.bias[0].fill_(math.log(0.25))
+            self.out.bias[1].fill_(1.1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, channels, h, w) -> severity (B,) and residual share (B,), both in (0, 1)."""
-        for conv in self.stem:
-            x = F.silu(conv(x))
-        x = x.float()
+        """(B, channels, h, w) -> power (B, 1, ceil(h/4), ceil(w/4)), positive, and residual share (B,) in (0, 1)."""
+        filtered = self.filters(x)
+        energy = F.avg_pool2d(filtered.float().square(), self.CELL, ceil_mode=True)
+        x = F.silu(self.down2(F.silu(self.down1(F.silu(filtered)))))
+        x = torch.cat([x, (energy + 1e-5).log().to(x.dtype)], dim=1)
+        # Noise and blur are the whole picture's: what is learnt at one place helps to judge another.
         mean = x.mean((2, 3))
-        spread = ((x - mean[:, :, None, None]).square().mean((2, 3)) + 1e-6).sqrt()
-        severity, share = self.head(torch.cat([mean, spread], dim=1)).float().sigmoid().unbind(1)
-        return severity, share
+        spread = (x.float().var((2, 3), unbiased=False) + 1e-6).sqrt().to(x.dtype)
+        x = F.silu(self.local(x) + unsqueeze_like_channels(self.whole(torch.cat([mean, spread], dim=1))))
+        out = self.out(F.silu(self.mix(x))).float()
+        return out[:, :1].clamp(-12, 4).exp(), out[:, 1].mean((1, 2)).sigmoid()
 
 
 class MINE(ModelMixin, ConfigMixin):
@@ -176,8 +196,8 @@ class MINE(ModelMixin, ConfigMixin):
         """
         low, high = self.log_range
         inputs = torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.dtype)
-        severity, share = self.severity(inputs)
-        predicted = low + severity * (high - low)
+        power, share = self.severity(inputs)
+        predicted = 0.5 * power.mean((1, 2, 3)).log().clamp(2 * low, 2 * high)
         position = predicted if log_sigma is None else log_sigma
         # Detached: what the trunk does with a position must not move the position.
         features, deep = self._trunk(inputs, ((position.detach() - low) / (high - low)) * 1000)
@@ -185,14 +205,15 @@ class MINE(ModelMixin, ConfigMixin):
         residual = share * predicted.detach().exp()
         control = self._control(features, deep)
         if self.deviation_head is None:
-            return Estimate(predicted, residual, None, noise, control)
-        power = (1 - share.detach() ** 2).clamp_min(MIN_NOISE_POWER)
+            return Estimate(predicted, residual, None, noise, control, power)
+        left = (1 - share.detach() ** 2).clamp_min(MIN_NOISE_POWER)
         return Estimate(
             predicted,
             residual,
             self.deviation_head(features).float(),
-            unit_rms(noise) * unsqueeze_like(power.sqrt(), noise),
+            unit_rms(noise) * unsqueeze_like(left.sqrt(), noise),
             control,
+            power,
         )
 
     def _control(self, features: Tensor, deep: Tensor) -> tuple[Tensor, ...] | None:
