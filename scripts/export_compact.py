@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument(
         "--prior", default="1-prior", metavar="NAME", help="stage that made the prior (default: %(default)s)"
     )
-    parser.add_argument("--final", default="4-steering", metavar="NAME", help="stage to ship (default: %(default)s)")
+    parser.add_argument("--final", default="5-calibration", metavar="NAME", help="stage to ship (default: %(default)s)")
     args = parser.parse_args()
     try:
         print(export(args.stages, args.prior, args.final, args.output))
