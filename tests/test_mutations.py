@@ -70,8 +70,8 @@ MUTATIONS = {
     ),
     "x0 formula with the anchor's w": Mutation(
         "methods/base.py",
-        "tokens, steered.sigma)",
-        "tokens, self.backbone.schedule.sigma(anchor.timestep))",
+        "tokens, steered.sigma, anchor.control",
+        "tokens, self.backbone.schedule.sigma(anchor.timestep), anchor.control",
         "test_section9.py::test_T1_x0_uses_the_states_level_and_no_other",
     ),
 }
