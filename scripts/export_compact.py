@@ -40,7 +40,7 @@ def half(name: str, module: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def export(stages: Path, prior_name: str, final_name: str, output: Path) -> str:
+def export(stages: Path, prior_name: str, final_name: str, output: Path, kappa: float | None = None) -> str:
     """Write the model's folder; return one line about it.
 
     Raises:
@@ -65,6 +65,8 @@ def export(stages: Path, prior_name: str, final_name: str, output: Path) -> str:
     adapter = {f"unet.{key}": value for key, value in after.items() if not torch.equal(value, before[key])}
     adapter |= {f"estimator.{key}": value for key, value in half("estimator", estimator).items()}
     settings = OmegaConf.load(stages / final_name / "config.yaml")
+    if kappa is not None:
+        settings.steering.args.kappa = kappa
     config = {
         "method": settings.method.name,
         "steering": OmegaConf.to_container(settings.steering),
@@ -128,10 +130,11 @@ def main() -> None:
     parser.add_argument(
         "--prior", default="1-prior", metavar="NAME", help="stage that made the prior (default: %(default)s)"
     )
-    parser.add_argument("--final", default="5-calibration", metavar="NAME", help="stage to ship (default: %(default)s)")
+    parser.add_argument("--final", default="4-steering", metavar="NAME", help="stage to ship (default: %(default)s)")
+    parser.add_argument("--kappa", type=float, help="end of the dial, where it is to differ from the training's")
     args = parser.parse_args()
     try:
-        print(export(args.stages, args.prior, args.final, args.output))
+        print(export(args.stages, args.prior, args.final, args.output, args.kappa))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"export_compact {idas_sr.__version__}: {error}")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """README's picture: every example enlarged by bicubic interpolation and restored at realism 0, 0.5 and 1.
 
-python scripts/make_strip.py [-o docs/images/examples.png]
+python scripts/make_strip.py [-o docs/images/examples.jpg]
 """
 
 import argparse
@@ -20,7 +20,7 @@ CELL, GAP, LABEL = (400, 320), 6, 26
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-i", "--input", type=Path, default=ROOT / "examples")
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "images" / "examples.png")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "images" / "examples.jpg")
     parser.add_argument("--model", default="compact")
     parser.add_argument("--realism", type=float, nargs="+", default=[0.0, 0.5, 1.0])
     args = parser.parse_args()
@@ -42,7 +42,7 @@ def main() -> int:
             cut = cell.crop((left, top, left + CELL[0], top + CELL[1]))
             sheet.paste(cut, (column * (CELL[0] + GAP), LABEL + row * (CELL[1] + GAP)))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(args.output, optimize=True)
+    sheet.save(args.output, quality=90)
     return 0
 
 

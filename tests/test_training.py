@@ -1,4 +1,4 @@
-"""Training on real photographs: the six stages in a row, exact resume, and what a run leaves behind."""
+"""Training on real photographs: the five stages in a row, exact resume, and what a run leaves behind."""
 
 import json
 import random
@@ -72,7 +72,7 @@ def stage_config(stage: str, photographs: Path, folder: Path, *overrides: str) -
 
 @pytest.fixture(scope="module")
 def chain(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All six stages of the compact model, three steps each, with the real architecture."""
+    """All five stages of the compact model, three steps each, with the real architecture."""
     folder = tmp_path_factory.mktemp("chain")
     for stage in COMPACT_STAGES:
         train_stage(stage_config(stage, photographs, folder, *CHAIN))
@@ -128,7 +128,6 @@ def changed_parts(before: Path, after: Path) -> set[str]:
         ("2-positioning", {"estimator"}),
         ("3-anchor", {"estimator"}),
         ("4-steering", {"estimator", "unet"}),
-        ("5-calibration", {"estimator"}),
     ],
 )
 def test_stage_changes_what_it_trains_and_keeps_the_rest(chain: Path, stage: str, parts: set[str]) -> None:

@@ -16,7 +16,7 @@ from idas_sr.training.loop import train
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Ours -> accelerate's, whose "no" YAML reads as false."""
-COMPACT_STAGES = ("0-autoencoder", "1-prior", "2-positioning", "3-anchor", "4-steering", "5-calibration")
+COMPACT_STAGES = ("0-autoencoder", "1-prior", "2-positioning", "3-anchor", "4-steering")
 
 
 def train_stage(config: Config) -> None:
