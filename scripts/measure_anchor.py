@@ -49,8 +49,9 @@ def held_out(folder: Path, count: int, degradation: str) -> list[tuple[Tensor, T
     for index, path in enumerate(list_photographs(folder, "validation")[:count]):
         hq = load(path)
         if min(hq.shape[-2:]) > 512:
-            # Straight from a camera, large photographs are soft at their own resolution, and blur on top changes little.
-            hq = F.interpolate(hq, scale_factor=512 / min(hq.shape[-2:]), mode="bicubic", antialias=True).clamp(0, 1)
+            # Straight from a camera, large ones are soft at their own resolution: more blur changes little.
+            factor = 512 / min(hq.shape[-2:])
+            hq = F.interpolate(hq, scale_factor=factor, mode="bicubic", antialias=True).clamp(0, 1)
         height, width = (min(side, 512) // 16 * 16 for side in hq.shape[-2:])
         top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
         hq = hq[..., top : top + height, left : left + width]
