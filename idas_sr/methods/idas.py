@@ -31,8 +31,7 @@ class IDaSSR(Method):
         estimator: MINE.
         weights: of the losses: positioning, ranking, severity_map (with P-A only), residual, deviation, calibration;
             latent, pixel, feature, gan.
-        train: names of the parts the generator trains: ``estimator`` (all of MINE) or ``severity`` (its positioning
-            alone), ``unet``.
+        train: names of the parts the generator trains: ``estimator``, ``unet``.
         target: positioning target: ``snr`` (P-A), ``perceptual`` (P-B), ``similarity`` (P-C).
         factor: c of P-A.
         zero_prob: share of training samples at realism 0; the others are uniform in [0, 1].
@@ -76,7 +75,6 @@ class IDaSSR(Method):
     def trainable(self) -> dict[str, list[nn.Module]]:
         parts = {
             "estimator": self.estimator,
-            "severity": self.estimator.severity,
             "unet": self.backbone.unet,
         }
         players: dict[str, list[nn.Module]] = {"generator": [parts[name] for name in self.train_parts]}
