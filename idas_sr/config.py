@@ -33,14 +33,25 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    path: str = "."
+    lq: str | None = None
+    take: int | None = None
+    expected: int | None = None
+
+
+@dataclass(frozen=True)
 class DataConfig:
     root: str = MISSING
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
     split: str = "train"
     crop: int = 128
     rescale_min: float = 1.0
     rescale_prob: float = 0.0
     degradation: str = "realesrgan"
+    degrade_on: str = "worker"
     workers: int = 0
+    cache_gb: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -49,18 +60,27 @@ class TrainConfig:
     init: str | None = None
     steps: int = 1000
     batch_size: int = 16
+    accumulate: int = 1
     lr: float = 1.0e-3
     critic_lr: float = 1.0e-4
     weight_decay: float = 0.0
+    schedule: str = "cosine"
     warmup: int = 200
     final_lr: float = 0.01
     max_grad_norm: float = 1.0
     ema: float = 0.999
     precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    max_skipped: int = 0
     log_every: int = 50
     save_every: int = 500
     grid_every: int = 1000
+    validate_every: int = 0
+    validation_count: int = 16
+    best: str = "psnr_y@0"
     keep: int = 2
+    trackers: list[str] = field(default_factory=list)
     threads: int = 0
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from idas_sr.schedule import unsqueeze_like
 
 
 def mean_of(values: Tensor) -> Tensor:
@@ -36,13 +39,60 @@ def power_likelihood(power: Tensor, deviation: Tensor) -> Tensor:
     return mean_of(power.log() + square / power)
 
 
-def calibration(error: Tensor) -> Tensor:
-    """(B,) how far an anchor's error in units of its level is from mean 0 and power 1 (methods.md 9.6, L_cal).
+def calibration(error: Tensor, scales: tuple[int, ...] = (1, 2, 4)) -> Tensor:
+    """(B,) how far an anchor's error in units of its level is from white noise (methods.md 9.6, L_cal).
 
-    ``error`` (B, C, h, w) is (y - z_hq) / w. Second moments only; whiteness is left to the critic.
+    ``error`` (B, C, h, w) is (y - z_hq) / w. Three parts, each 0 for white noise: (mean per channel)^2, (power - 1)^2,
+    and the squared correlation of neighbours along rows and along columns, at ``scales`` (cells averaged; the idea is
+    pix2pix-zero's, the normalisation ours).
     """
     mean = error.mean((2, 3)).square().mean(1)
-    return mean + (error.square().mean((1, 2, 3)) - 1).square()
+    return mean + (error.square().mean((1, 2, 3)) - 1).square() + autocorrelation(error, scales)
+
+
+def autocorrelation(values: Tensor, scales: tuple[int, ...] = (1, 2, 4)) -> Tensor:
+    """(B,) mean squared correlation between neighbouring cells of (B, C, h, w), over channels, directions and scales.
+
+    About 1 / (h w) for white noise and at most 1. Scales that leave no neighbours are left out.
+    """
+    out = []
+    for scale in scales:
+        pooled = F.avg_pool2d(values, scale) if min(values.shape[-2:]) >= scale else values[..., :0, :0]
+        for dim in (2, 3):
+            if pooled.shape[dim] > 1:
+                a, b = pooled.narrow(dim, 1, pooled.shape[dim] - 1), pooled.narrow(dim, 0, pooled.shape[dim] - 1)
+                power = pooled.square().mean((2, 3))
+                out.append(((a * b).mean((2, 3)) / (power + 1e-6)).square().mean(1))
+    return torch.stack(out).mean(0) if out else values.new_zeros(len(values))
+
+
+def vsd(z0: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """(B,) variational score distillation: what the prior would make of a latent against what the fake score would.
+
+    Args:
+        z0: (B, C, h, w) restored latent; the only one that the gradient reaches.
+        real, fake: estimates of the clean latent, from the same noised ``z0``, by the prior and by the network that
+            follows the restored latents.
+
+    The gradient is that of DMD and OSEDiff, (fake - real) / mean |z0 - real| per sample, over their number. The
+    value is mean |fake - real|: theirs, half the squared gradient, is normalised and says nothing about the distance.
+    """
+    with torch.no_grad():
+        gradient = (fake - real) / unsqueeze_like(mean_of((z0 - real).abs()).clamp_min(1e-6), z0)
+        value = mean_of((fake - real).abs())
+    return value + mean_of((z0 - z0.detach()) * gradient)
+
+
+def at_once(term: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """(B,) values of ``term`` at x (B, ...), their gradient worked out now and not in the backward pass.
+
+    A network with switchable adapters must not be switched before the backward pass has gone through it.
+    """
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        values = term(leaf)
+        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return values.detach() + ((x - x.detach()) * gradient).flatten(1).sum(1)
 
 
 def hinge_generator(logits: Tensor) -> Tensor:
@@ -109,3 +159,39 @@ class FeatureDistance(nn.Module):
         top, left = offset
         pairs = zip(self.features(image[..., top:, left:]), self.features(target[..., top:, left:]), strict=True)
         return torch.stack([(a - b).float().square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
+
+
+class LearnedDistance(nn.Module):
+    """LPIPS (Zhang et al. 2018) by the lpips package, which ships its learned weights but not the trunk's.
+
+    Args:
+        trunk: ``vgg`` (what InvSR, OSEDiff and S3Diff train with), ``alex`` or ``squeeze``.
+        untrained: a trunk with random weights, for shape, memory and speed work.
+
+    Raises:
+        FileNotFoundError: saying where the trunk's weights must lie.
+    """
+
+    TRUNKS = {  # noqa: RUF012
+        "vgg": "vgg16-397923af.pth",
+        "alex": "alexnet-owt-7be5be79.pth",
+        "squeeze": "squeezenet1_1-b8a52dc0.pth",
+    }
+
+    def __init__(self, trunk: str = "vgg", untrained: bool = False) -> None:
+        super().__init__()
+        path = Path(torch.hub.get_dir()) / "checkpoints" / self.TRUNKS[trunk]
+        if not untrained and not path.is_file():
+            raise FileNotFoundError(
+                f"The weights of LPIPS's trunk are not at {path}; get https://download.pytorch.org/models/{path.name} "
+                "and put it there, or do without LPIPS (loss.lpips=0)."
+            )
+        import lpips  # slow, and only training with this term needs it
+
+        self.network = lpips.LPIPS(net=trunk, pnet_rand=untrained, verbose=False).eval()
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """(B,) distance of pictures (B, 3, H, W) in [-1, 1]."""
+        # Small differences of large features: half precision would leave two digits.
+        with torch.autocast(image.device.type, enabled=False):
+            return self.network(image.float(), target.float()).flatten()

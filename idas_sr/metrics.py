@@ -30,10 +30,32 @@ def luma(image: Tensor) -> Tensor:
     return (image.double() * weights[:, None, None]).sum(1) + 16
 
 
-def psnr_y(image: Tensor, reference: Tensor) -> Tensor:
-    """(B,) decibels between lumas, peak 255, no border cut: the convention of the one-step papers."""
+def _cut(image: Tensor, border: int) -> Tensor:
+    """(B, 3, H, W) -> without ``border`` pixels on each side; empty where there is no more."""
+    return image[..., border : max(border, image.shape[-2] - border), border : max(border, image.shape[-1] - border)]
+
+
+def psnr_y(image: Tensor, reference: Tensor, border: int = 0) -> Tensor:
+    """(B,) decibels between lumas, peak 255; ``border`` pixels on each side do not count.
+
+    Without a border that is the convention of the one-step papers; CCSR and SeeSR cut 4. NaN where nothing is left.
+    """
+    image, reference = _cut(image, border), _cut(reference, border)
     error = (luma(image) - luma(reference)).square().mean((1, 2)).clamp_min(1e-12)
     return 10 * (255**2 / error).log10()
+
+
+def lr_psnr_y(image: Tensor, lq: Tensor) -> Tensor:
+    """(B,) decibels between the lumas of the picture, brought back to the input's size, and of the input.
+
+    Faithfulness to the input, which needs no reference: antialiased bicubic reduction, not rounded.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        lq: (B, 3, h, w) in [0, 1].
+    """
+    reduced = F.interpolate(image, size=tuple(lq.shape[-2:]), mode="bicubic", antialias=True, align_corners=False)
+    return psnr_y(reduced.clamp(0, 1), lq)
 
 
 def _gaussian(size: int, sigma: float) -> np.ndarray:
@@ -54,7 +76,7 @@ def _windowed_mean(planes: Tensor, size: int, sigma: float) -> Tensor:
     return planes
 
 
-def ssim_y(image: Tensor, reference: Tensor) -> Tensor:
+def ssim_y(image: Tensor, reference: Tensor, border: int = 0) -> Tensor:
     """(B,) structural similarity of lumas rounded to integers (Wang et al. 2004, equation 13).
 
     11 x 11 Gaussian window of sigma 1.5, averaged where the window lies inside the picture; NaN for pictures smaller
@@ -63,7 +85,9 @@ def ssim_y(image: Tensor, reference: Tensor) -> Tensor:
     Args:
         image: (B, 3, H, W) in [0, 1].
         reference: same shape and range.
+        border: pixels on each side that are cut off first.
     """
+    image, reference = _cut(image, border), _cut(reference, border)
     if min(image.shape[-2:]) < SSIM_WINDOW:
         return image.new_full((len(image),), torch.nan, dtype=torch.float64)
     a, b = luma(image).round(), luma(reference).round()

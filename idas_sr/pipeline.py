@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.utils import BaseOutput
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,6 +30,7 @@ from idas_sr.networks.mine import MINE
 from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.networks.sd_turbo import load_sd_turbo
+from idas_sr.networks.store import STATISTICS, attach_adapters, load_parts
 from idas_sr.resample import pad_to_multiple, upsample
 from idas_sr.schedule import NoiseSchedule
 
@@ -139,7 +141,8 @@ class IDaSSRPipeline(DiffusionPipeline):
         """Load a saved pipeline and merge the adapter of ``method``, if its folder has adapters.
 
         Args:
-            pretrained_model_name_or_path: model of this package (``compact``), folder, or Hub id.
+            pretrained_model_name_or_path: model of this package (``compact``), folder (also ``model/`` of a finished
+                training stage, whose LoRA is merged), or Hub id.
             method: name of the adapter.
             sd_path: folder or Hub id of SD-Turbo's weights, for models that hold an adapter on them only.
             revision: of the model's Hub repository.
@@ -151,6 +154,8 @@ class IDaSSRPipeline(DiffusionPipeline):
         folder = find_model(str(pretrained_model_name_or_path), revision, sd_path)
         if "torch_dtype" not in kwargs and kwargs.get("dtype") is None:
             kwargs["dtype"] = torch.float32
+        if (folder / STATISTICS).is_file():
+            return cls._from_stage(folder, method, kwargs.get("torch_dtype") or kwargs["dtype"])
         adapter = choose_adapter(folder, method)
         if (folder / "model_index.json").is_file():
             pipe = super().from_pretrained(str(folder), **kwargs)
@@ -162,8 +167,20 @@ class IDaSSRPipeline(DiffusionPipeline):
         pipe._realign()
         return pipe.eval()
 
+    @classmethod
+    def _from_stage(cls, folder: Path, method: str, dtype: torch.dtype) -> IDaSSRPipeline:
+        """The result of a training stage, with the steering that it was trained with."""
+        backbone, estimator = load_parts(folder)
+        if estimator is None:
+            raise ValueError(f"{folder} is a training stage without an estimator; it restores nothing yet.")
+        settings = folder.parent / "config.yaml"
+        steering = OmegaConf.to_container(OmegaConf.load(settings).steering) if settings.is_file() else None
+        pipe = cls.from_backbone(backbone, estimator, method, steering)  # type: ignore[arg-type]
+        pipe._realign()
+        return pipe.to(dtype).eval()
+
     def _merge(self, folder: Path) -> None:
-        """Put an adapter's estimator in place and its tensors over the UNet's."""
+        """Put an adapter's estimator in place, its tensors over the UNet's, and add its LoRA to what is there."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter.safetensors")
         estimator = MINE.from_config(config["estimator"])
@@ -173,6 +190,7 @@ class IDaSSRPipeline(DiffusionPipeline):
             missing, unexpected = part.load_state_dict(own, strict=False)
             if unexpected or (name == "estimator" and missing):
                 raise ValueError(f"{folder} does not fit this model: {', '.join([*unexpected, *missing][:3])}.")
+        attach_adapters(folder, {"unet_lora": self.unet, "vae_encoder_lora": self.vae.encoder})
         self.register_modules(estimator=estimator.to(self.unet.device))
         self.register_to_config(method=config["method"], steering=config.get("steering"))
         self._method = None

@@ -57,7 +57,8 @@ class NoiseSchedule(nn.Module):
         """log(sigma) at ``timestep`` (B,), clamped to [0, T - 1]."""
         table = self.log_sigmas.to(timestep.device)
         timestep = timestep.double().clamp(0, len(self) - 1)
-        low = timestep.detach().floor().long()
+        # A position that is not a number gives a level that is not one, and no index into the table.
+        low = timestep.detach().nan_to_num().floor().long()
         high = (low + 1).clamp(max=len(self) - 1)
         return torch.lerp(table[low], table[high], timestep - low)
 

@@ -51,10 +51,15 @@ def export(stages: Path, prior_name: str, final_name: str, output: Path, kappa: 
     final, estimator = load_parts(stages / final_name / "model")
     if estimator is None:
         raise ValueError(f"{stages / final_name} trained no estimator; give a later stage as --final.")
-    for name in ("vae", "prompt"):
-        old, new = getattr(prior, name).state_dict(), getattr(final, name).state_dict()
-        if any(not torch.equal(old[key], new[key]) for key in old):
+    for name, old, new in (
+        ("encoder", prior.vae.encoder, final.vae.encoder),
+        ("prompt", prior.prompt, final.prompt),
+    ):
+        after = new.state_dict()
+        if any(not torch.equal(value, after[key]) for key, value in old.state_dict().items()):
             raise ValueError(f"{final_name} stands on another {name} than {prior_name}; train it again from this one.")
+    # One decoder ships, the one that restoration trained: it still decodes the latents of clean pictures.
+    prior.vae = final.vae
     # The prior's UNet ships too: other methods start from it.
     stored = (final.vae, prior.unet, final.unet, final.prompt, estimator)
     parameters = sum(p.numel() for part in stored for p in part.parameters())

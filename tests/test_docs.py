@@ -123,7 +123,7 @@ def test_example_method_trains(monkeypatch) -> None:
         "uniform": torch.full((1, 8), 0.5),
     }
     batch["lq"] = torch.nn.functional.interpolate(batch["hq"], scale_factor=0.25, mode="area")
-    losses = task("generator", batch)
+    losses, _ = task("generator", batch)
     losses["latent"].backward()
     assert losses["latent"].isfinite() and any(p.grad is not None for p in task.parameters_of("generator"))
     assert task.grid(batch).shape == (2, 3, 64, 64)

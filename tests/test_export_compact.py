@@ -21,6 +21,8 @@ def stages(tmp_path: Path) -> Path:
     prior, tuned = tiny_pipeline(0).restorer, tiny_pipeline(1).restorer
     save_parts(tmp_path / "1-prior" / "model", prior.backbone)
     prior.backbone.unet.load_state_dict(tuned.backbone.unet.state_dict())
+    # Restoration trains the decoder too; the encoder stays.
+    prior.backbone.vae.decoder.load_state_dict(tuned.backbone.vae.decoder.state_dict())
     save_parts(tmp_path / "4-steering" / "model", prior.backbone, tuned.estimator)
     (tmp_path / "4-steering" / "config.yaml").write_text(
         "method: {name: idas, args: {zero_prob: 0.5}}\nsteering: {name: n1, args: {kappa: 2.2}}\n"
@@ -35,6 +37,8 @@ def test_the_shipped_folder_is_the_trained_model(stages: Path) -> None:
     for name in ("unet", "estimator"):
         for key, value in getattr(trained, name).state_dict().items():
             assert torch.equal(getattr(loaded, name).state_dict()[key], value.half().float()), key
+    for key, value in trained.vae.decoder.state_dict().items():
+        assert torch.equal(loaded.vae.decoder.state_dict()[key], value.half().float()), key
     assert loaded.config["steering"] == {"name": "n1", "args": {"kappa": 2.2}}
     assert loaded.config["latents_mean"] == trained.config["latents_mean"]
     written = "".join(path.read_text() for path in (stages / "compact").rglob("*.json"))
@@ -62,6 +66,6 @@ def test_what_cannot_ship_is_refused(stages: Path, monkeypatch: pytest.MonkeyPat
         export_compact.export(stages, "1-prior", "4-steering", stages / "compact")
     other = tiny_pipeline(2).restorer
     save_parts(stages / "1-prior" / "model", other.backbone)
-    with pytest.raises(ValueError, match="another vae"):
+    with pytest.raises(ValueError, match="another encoder"):
         export_compact.export(stages, "1-prior", "4-steering", stages / "compact")
     assert not (stages / "compact").exists()

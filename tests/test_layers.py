@@ -19,7 +19,8 @@ LAYERS: list[set[str]] = [
     {"methods"},
     {"build"},
     {"pipeline", "training"},
-    {"batch", "evaluation", "verification"},
+    {"batch", "verification"},
+    {"evaluation"},
     {"cli"},
 ]
 RANK = {name: index for index, layer in enumerate(LAYERS) for name in layer}

@@ -70,8 +70,9 @@ def test_ranking() -> None:
 
 def test_calibration_by_hand() -> None:
     error = torch.tensor([[[[1.0, -1.0]], [[1.0, -1.0]]], [[[2.0, 2.0]], [[0.0, 0.0]]]])
-    # First: mean 0, power 1. Second: channel means 2 and 0, power 2.
-    assert losses.calibration(error).tolist() == pytest.approx([0, (4 + 0) / 2 + 1])
+    # First: mean 0, power 1. Second: channel means 2 and 0, power 2. Two cells a row: neighbours are all there is, with
+    # a product of -1 in both channels of the first, and of 4 over a power of 4 in one channel of the second.
+    assert losses.calibration(error).tolist() == pytest.approx([0 + 1, (4 + 0) / 2 + 1 + 0.5], abs=1e-5)
 
 
 def test_calibration_rises_with_wrong_power_or_mean() -> None:
@@ -80,6 +81,53 @@ def test_calibration_rises_with_wrong_power_or_mean() -> None:
     assert best < 1e-3
     for wrong in (0.8 * noise, 0.5 * noise, 1.2 * noise, noise + 0.2, noise - 0.4):
         assert float(losses.calibration(wrong)) > 0.03
+
+
+@pytest.mark.parametrize("sigma", [(0.5, 0.5), (1.0, 1.0), (3.0, 3.0), (0.3, 1.5), (1.5, 0.3)])
+def test_calibration_rises_with_colour(sigma: tuple[float, float]) -> None:
+    """Mean 0 and power 1 are not enough: neighbours must not resemble one another, in either direction."""
+    white = torch.randn(1, 4, 128, 128, generator=torch.Generator().manual_seed(0))
+    coloured = gaussian_blur(white, [13, 13], list(sigma))
+    coloured = (coloured - coloured.mean((2, 3), keepdim=True)) / coloured.std((2, 3), keepdim=True)
+    assert float(losses.calibration(white)) < 1e-3
+    assert float(losses.calibration(coloured)) > 0.025
+
+
+def test_calibration_sees_colour_at_coarse_scales() -> None:
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(1, 4, 128, 128, generator=generator)
+    slow = torch.nn.functional.interpolate(torch.randn(1, 4, 16, 16, generator=generator), scale_factor=8)
+    mixed = (white + 0.35 * slow) / (1 + 0.35**2) ** 0.5
+    assert float(losses.autocorrelation(mixed)) > 10 * float(losses.autocorrelation(white))
+    # At the finest scale alone it is a tenth of that.
+    assert float(losses.autocorrelation(mixed)) > 4 * float(losses.autocorrelation(mixed, (1,)))
+
+
+def test_autocorrelation_of_a_single_cell() -> None:
+    assert losses.autocorrelation(torch.ones(2, 3, 1, 1)).tolist() == [0, 0]
+
+
+def test_vsd_by_hand() -> None:
+    z0 = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    real, fake = torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[[2.0, -1.0]]]])
+    value = losses.vsd(z0, real, fake)
+    # mean |z0 - real| = 2; the gradient pushes away from the fake score's estimate and towards the prior's.
+    (gradient,) = torch.autograd.grad(value.sum(), z0)
+    assert value.tolist() == [2.5]
+    assert (2 * gradient).flatten().tolist() == [0.5, -2.0]
+
+
+def test_at_once_has_value_and_gradient_of_the_term() -> None:
+    x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def term(y: torch.Tensor) -> torch.Tensor:
+        return y.tanh().square().flatten(1).sum(1)
+
+    plain, at_once = term(x), losses.at_once(term, x)
+    torch.testing.assert_close(at_once, plain)
+    weights = torch.tensor([1.0, 0.0, 3.0])
+    gradients = [torch.autograd.grad((weights * v).sum(), x)[0] for v in (plain, at_once)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_hinge() -> None:
@@ -92,6 +140,16 @@ def test_losses_are_per_sample() -> None:
     values = torch.rand(3, 2, 4, 4)
     assert losses.mean_of(values).shape == (3,)
     assert losses.mean_of(values)[1].item() == pytest.approx(values[1].mean().item())
+
+
+# ---- learned distance ----
+
+
+def test_learned_distance_without_weights_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"vgg16-397923af\.pth.*loss\.lpips=0") as caught:
+        losses.LearnedDistance()
+    assert "\n" not in str(caught.value)
 
 
 # ---- feature distance ----

@@ -1,15 +1,26 @@
 """Metrics against scikit-image, and against what is known without measuring."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from idas_sr.metrics import luma, niqe, psnr_y, ssim_y
+from idas_sr.metrics import lr_psnr_y, luma, niqe, psnr_y, ssim_y
+
+YARDSTICK = Path(__file__).parents[2] / "shared" / "tools" / "score.py"
+
+
+def as_bytes(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    return (image[0].movedim(0, -1) * 255).round().byte().numpy()
 
 
 def photograph(name: str) -> Tensor:
@@ -35,6 +46,62 @@ def test_psnr_and_ssim_equal_scikit_image(name: str) -> None:
     # Brightness terms are positive: negative similarity is negative contrast, which our definition counts as zero.
     expected = similarity[5:-5, 5:-5].clip(0).mean()
     assert ssim_y(image, reference).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("border", [1, 4])
+def test_a_border_is_cut_from_both(border: int) -> None:
+    reference = photograph("coffee")
+    image = noisy(reference, 20)
+    inner = (slice(None), slice(None), slice(border, -border), slice(border, -border))
+    for metric in (psnr_y, ssim_y):
+        assert metric(image, reference, border).item() == pytest.approx(metric(image[inner], reference[inner]).item())
+        assert metric(image, reference, border).item() != pytest.approx(metric(image, reference).item(), abs=1e-6)
+
+
+def test_a_border_that_leaves_nothing() -> None:
+    image = torch.rand(1, 3, 8, 30)
+    assert math.isnan(psnr_y(image, image, border=4).item())
+    assert math.isnan(ssim_y(image, image, border=4).item())
+
+
+def test_lr_psnr_asks_whether_the_input_comes_out_again() -> None:
+    hq = photograph("chelsea")
+    lq = (F.interpolate(hq, scale_factor=0.25, mode="bicubic", antialias=True).clamp(0, 1) * 255).round() / 255
+    # The reference itself differs from the input by the rounding to 8 bits only.
+    assert lr_psnr_y(hq, lq).item() > 55
+    assert lr_psnr_y(noisy(hq, 40), lq).item() < lr_psnr_y(noisy(hq, 10), lq).item() < 55
+    # Pillow's reduction is another program's, and gives the same input to a rounding.
+    theirs = np.asarray(Image.fromarray(as_bytes(hq)).resize((96, 72), Image.Resampling.BICUBIC))
+    assert lr_psnr_y(hq, torch.tensor(theirs).movedim(-1, 0)[None].double() / 255).item() > 50
+
+
+# BasicSR 1.4.2: calculate_niqe(picture[..., ::-1], crop_border=0, convert_to="gray") of scikit-image 0.26's pictures,
+# installed with `pip install --no-deps --no-build-isolation basicsr==1.4.2` in an environment of its own.
+NIQE_OF_BASICSR = {
+    "astronaut": 3.0610040667996845,
+    "chelsea": 2.57208331399021,
+    "coffee": 4.0593383127379035,
+    "rocket": 7.036616960714636,
+}
+
+
+@pytest.mark.parametrize("name", NIQE_OF_BASICSR)
+def test_niqe_equals_basicsr_on_grey(name: str) -> None:
+    image = torch.tensor(getattr(data, name)()[..., :3]).movedim(-1, 0)[None].double() / 255
+    assert niqe(image).item() == pytest.approx(NIQE_OF_BASICSR[name], abs=0.005)
+
+
+@pytest.mark.skipif(not YARDSTICK.is_file(), reason="the yardstick is not in ../shared")
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+def test_niqe_equals_the_yardstick(name: str) -> None:
+    spec = importlib.util.spec_from_file_location("yardstick", YARDSTICK)
+    assert spec is not None and spec.loader is not None
+    yardstick = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(yardstick)
+    pixels = getattr(data, name)()
+    pristine = dict(np.load(YARDSTICK.parents[1] / "data" / "weights" / "niqe_pris_params.npz"))
+    image = torch.tensor(pixels).movedim(-1, 0)[None].double() / 255
+    assert niqe(image).item() == pytest.approx(yardstick.niqe(pixels, pristine), abs=1e-3)
 
 
 def test_luma_of_black_and_white() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import runpy
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from safetensors.torch import load_file
 
 from idas_sr.build import build_photographs, build_task
 from idas_sr.config import Config, ConfigError, load_config
-from idas_sr.data.photographs import Photographs, StepSampler, is_validation, list_photographs
+from idas_sr.data.photographs import Photographs, StepSampler
+from idas_sr.data.sources import is_validation, list_photographs
 from idas_sr.methods.task import Batch, Task
 from idas_sr.networks.store import load_parts
 from idas_sr.training import run
 from idas_sr.training.checkpoint import load_latest, save_checkpoint
-from idas_sr.training.loop import TrainingError, train
+from idas_sr.training.errors import TrainingError
+from idas_sr.training.loop import Trainer, train
 from idas_sr.training.run import COMPACT_STAGES, CONFIGS, main, stages_of, train_stage
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +130,7 @@ def changed_parts(before: Path, after: Path) -> set[str]:
         ("1-prior", {"unet", "prompt"}),
         ("2-positioning", {"estimator"}),
         ("3-anchor", {"estimator"}),
-        ("4-steering", {"estimator", "unet"}),
+        ("4-steering", {"estimator", "unet", "vae"}),
     ],
 )
 def test_stage_changes_what_it_trains_and_keeps_the_rest(chain: Path, stage: str, parts: set[str]) -> None:
@@ -157,7 +160,10 @@ def test_log_grid_and_configuration(chain: Path, photographs: Path, stage: str) 
     with Image.open(chain / stage / "grids" / f"step_{STEPS:07d}.png") as grid:
         assert grid.width == 2 * 32 and grid.height % 32 == 0 and np.asarray(grid).std() > 1
     assert load_config(chain / stage / "config.yaml") == stage_config(stage, photographs, chain, *CHAIN)
-    assert [p.name for p in sorted((chain / stage / "checkpoints").iterdir())] == ["step_0000002.pt", "step_0000003.pt"]
+    assert [p.name for p in sorted((chain / stage / "checkpoints").iterdir())] == [
+        "step_0000002.safetensors",
+        "step_0000003.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("stage", ["0-autoencoder", "4-steering"])
@@ -167,7 +173,7 @@ def test_finished_stage_is_not_trained_again(chain: Path, photographs: Path, sta
     def refuse(*_: object) -> None:
         raise AssertionError("a finished stage took a step")
 
-    monkeypatch.setattr("idas_sr.training.loop._step", refuse)
+    monkeypatch.setattr(Trainer, "step", refuse)
     train_stage(stage_config(stage, photographs, chain, *CHAIN))
     assert files_of(chain / stage) == before
     # Interrupted between the last checkpoint and the result: the result is written, still without a step.
@@ -193,23 +199,24 @@ def test_resume_is_bit_exact(chain: Path, photographs: Path, tmp_path: Path, sta
     )
     train_stage(stage_config(stage, photographs, tmp_path / "whole", *settings))
 
-    real_step = run.train.__globals__["_step"]
+    real_step = Trainer.step
 
-    def interrupted(*arguments):
-        if arguments[-1] == 5:
+    def interrupted(self, step, batches):
+        if step == 5:
             raise KeyboardInterrupt
-        return real_step(*arguments)
+        return real_step(self, step, batches)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("idas_sr.training.loop._step", interrupted)
+        patch.setattr(Trainer, "step", interrupted)
         train_stage(stage_config(stage, photographs, tmp_path / "parts", *settings))
     whole, parts = (tmp_path / name / stage for name in ("whole", "parts"))
-    assert not (parts / "model").exists() and (parts / "checkpoints" / "step_0000003.pt").is_file()
+    assert not (parts / "model").exists() and (parts / "checkpoints" / "step_0000003.safetensors").is_file()
     train_stage(stage_config(stage, photographs, tmp_path / "parts", *settings))
 
     assert files_of(parts / "model") == files_of(whole / "model")
-    states = [torch.load(folder / "checkpoints" / "step_0000006.pt", weights_only=True) for folder in (whole, parts)]
+    states = [load_latest(folder / "checkpoints") for folder in (whole, parts)]
     assert_same(*states, "checkpoint")
+    assert states[0] is not None and states[0]["step"] == 6
     assert ("critic" in states[0]["weights"]) == (stage == "4-steering")
     # The interrupted run had logged step 4 already.
     logs = [[json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in (whole, parts)]
@@ -233,17 +240,94 @@ def assert_same(left: object, right: object, where: str) -> None:
         assert left == right, where
 
 
-def test_checkpoints_are_found_by_number_and_written_whole(tmp_path: Path) -> None:
+def test_checkpoints_are_found_by_number_and_written_whole(tmp_path: Path, caplog) -> None:
     assert load_latest(tmp_path / "nowhere") is None
     for step in (5, 20, 100):
         save_checkpoint(tmp_path, step, {"value": torch.tensor(step)}, keep=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000020.pt", "step_0000100.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_0000020.safetensors", "step_0000100.safetensors"]
     # Younger, but of a smaller number; half-written; not ours.
-    (tmp_path / "step_0000020.pt").touch()
+    (tmp_path / "step_0000020.safetensors").touch()
     (tmp_path / "step_0000200.partial").write_bytes(b"half")
-    (tmp_path / "step_best.pt").write_bytes(b"other")
+    (tmp_path / "step_best.safetensors").write_bytes(b"other")
     state = load_latest(tmp_path)
     assert state is not None and state["step"] == 100 and int(state["value"]) == 100
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("damage", ["cut off", "altered", "empty"])
+def test_damaged_checkpoint_is_skipped_with_a_message(tmp_path: Path, caplog, damage: str) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"value": torch.arange(1000) * step}, keep=2)
+    path = tmp_path / "step_0000002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes({"cut off": content[:-500], "altered": content, "empty": b""}[damage])
+    state = load_latest(tmp_path)
+    assert state is not None and state["step"] == 1
+    assert "step_0000002.safetensors cannot be read and is skipped" in caplog.text
+    (tmp_path / "step_0000001.safetensors").write_bytes(b"")
+    with pytest.raises(TrainingError, match="remove the folder to start this stage anew"):
+        load_latest(tmp_path)
+
+
+def test_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, step, {}, keep=2, best=2)
+    assert [int(p.stem[5:]) for p in sorted(tmp_path.iterdir())] == [2, 4, 5]
+
+
+def test_checkpoint_gives_back_what_was_put_in(tmp_path: Path) -> None:
+    state = {
+        "scalar": torch.tensor(1.5),
+        "half": torch.randn(3, 2).bfloat16(),
+        "strided": torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last),
+        "nested": {0: [1, 2.5, None], "tuple": (True, "text", [])},
+        "float": 0.1 + 0.2,
+    }
+    save_checkpoint(tmp_path, 3, state, keep=1)
+    assert_same(load_latest(tmp_path), {"step": 3, **state}, "checkpoint")
+
+
+def test_checkpoint_without_space_leaves_the_others(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"value": torch.ones(10)}, keep=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"checkpoint of step 2 could not be written .* intact") as caught:
+            save_checkpoint(tmp_path, 2, {"value": torch.ones(100_000)}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["step_0000001.safetensors"]
+
+
+def test_checkpoint_of_the_layout_before_safetensors_resumes(chain: Path, photographs: Path, tmp_path: Path) -> None:
+    stage = "2-positioning"
+    settings = (f"train.init={chain / '1-prior'}", "train.steps=4", "train.save_every=2", "train.grid_every=0")
+    for folder in ("whole", "old"):
+        train_stage(stage_config(stage, photographs, tmp_path / folder, *settings))
+    checkpoints = tmp_path / "old" / stage / "checkpoints"
+    (checkpoints / "step_0000004.safetensors").unlink()
+    state = load_latest(checkpoints)
+    assert state is not None and state["step"] == 2
+    (checkpoints / "step_0000002.safetensors").unlink()
+    for name in ("scaler", "skipped", "best"):
+        del state[name]
+    torch.save(state, checkpoints / "step_0000002.pt")
+    train_stage(stage_config(stage, photographs, tmp_path / "old", *settings))
+    assert files_of(tmp_path / "old" / stage / "model") == files_of(tmp_path / "whole" / stage / "model")
+
+
+def test_checkpoint_of_another_configuration(chain: Path, photographs: Path, tmp_path: Path) -> None:
+    settings = (f"train.init={chain / '1-prior'}", "train.steps=2", "train.save_every=2", "train.grid_every=0")
+    config = stage_config("2-positioning", photographs, tmp_path, *settings)
+    train_stage(config)
+    before = files_of(tmp_path)
+    for other in ("method.args.train=[unet]", "estimator.width=16"):
+        with pytest.raises(TrainingError, match=r"step 2 does not belong to this configuration") as caught:
+            train_stage(stage_config("2-positioning", photographs, tmp_path, *settings, other))
+        assert "\n" not in str(caught.value)
+        assert files_of(tmp_path) == before
 
 
 # ---- one step ----
@@ -254,7 +338,7 @@ def test_only_the_active_player_moves(chain: Path, photographs: Path, player: st
     config = stage_config("4-steering", photographs, chain)
     task, batch = fresh_task(config), first_batch(config)
     parameters = {name: [p.detach().clone() for p in task.parameters_of(name)] for name in task.trainable()}
-    frozen = {name: p.detach().clone() for name, p in task.backbone.vae.named_parameters()}
+    frozen = {name: p.detach().clone() for name, p in task.backbone.vae.encoder.named_parameters()}
     optimizers = {name: torch.optim.SGD(task.parameters_of(name), lr=0.1) for name in task.trainable()}
     task.set_player("generator")
     losses = task.losses("generator", batch)
@@ -267,7 +351,7 @@ def test_only_the_active_player_moves(chain: Path, photographs: Path, player: st
     for name, before in parameters.items():
         moved = any(not torch.equal(a, b) for a, b in zip(before, task.parameters_of(name), strict=True))
         assert moved == (name == player), name
-    assert all(torch.equal(value, frozen[name]) for name, value in task.backbone.vae.named_parameters())
+    assert all(torch.equal(value, frozen[name]) for name, value in task.backbone.vae.encoder.named_parameters())
 
 
 @pytest.mark.parametrize("stage", COMPACT_STAGES)
@@ -410,6 +494,7 @@ def test_without_a_configuration_all_compact_stages_run_in_order(monkeypatch, ph
 
 
 def test_files_of_all_stages_exist() -> None:
-    configurations, overrides = stages_of(["train.steps=2"])
-    assert all(path.is_file() for path in configurations) and overrides == ["train.steps=2"]
+    paper = CONFIGS / "data" / "paper.yaml"
+    configurations, others, overrides = stages_of([str(paper), "train.steps=2"])
+    assert all(path.is_file() for path in configurations) and overrides == ["train.steps=2"] and others == [paper]
     assert [path.stem for path in configurations] == list(COMPACT_STAGES)

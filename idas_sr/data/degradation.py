@@ -127,7 +127,8 @@ _CAMERA = DegradationConfig(
         _WIDE.first,
         kind_probs=(0.55, 0.3, 0.05, 0.02, 0.06, 0.02),
         sinc_prob=0.02,
-        blur_sigma=(0.4, 4.5),
+        kernel_sizes=(11, 27),
+        blur_sigma=(0.3, 5.0),
         resize_probs=(0.0, 0.4, 0.6),
         resize_range=(0.5, 1.0),
         noise_scale=0.12,
@@ -136,16 +137,68 @@ _CAMERA = DegradationConfig(
     second=replace(_INVSR.second, jpeg_quality=(75, 100)),
     second_prob=0.0,
     final_sinc_prob=0.1,
-    none_prob=0.03,
+    none_prob=0.1,
+)
+
+# configs/degradation_testing_realesrgan.yaml of InvSR: how its ImageNet-Test was made. Kernel sizes are those that its
+# data loader really draws from (range(3, 13, 2) and range(3, 7, 2)): a test set wants the very distribution.
+# DIFFERS: JPEG qualities are whole numbers here and real ones there, and the codec is the real one.
+_IMAGENET_TEST = DegradationConfig(
+    first=OrderConfig(
+        kernel_sizes=(3, 11),
+        kind_probs=(0.6, 0.4, 0.0, 0.0, 0.0, 0.0),
+        blur_sigma=(0.2, 0.8),
+        beta_generalized=(1.0, 1.5),
+        beta_plateau=(1.0, 1.2),
+        resize_range=(0.5, 1.5),
+        gaussian_sigma=(1.0, 15.0),
+        poisson_strength=(0.05, 0.3),
+        jpeg_quality=(70, 95),
+    ),
+    second=OrderConfig(jpeg_quality=(80, 100)),
+    second_prob=0.0,
+    final_sinc_prob=0.2,
+    final_sinc_sizes=(3, 5),
+)
+
+# configs/sr.yaml of S3Diff; its data loader draws every kernel's size from 7 to 21.
+# DIFFERS: one sample in a hundred has the target itself as input there; here it is only made smaller.
+_S3DIFF = DegradationConfig(
+    first=OrderConfig(
+        kernel_sizes=(7, 21),
+        blur_sigma=(0.2, 1.5),
+        beta_generalized=(0.5, 2.0),
+        beta_plateau=(1.0, 1.5),
+        resize_range=(0.3, 1.5),
+        gaussian_sigma=(1.0, 15.0),
+        poisson_strength=(0.05, 2.0),
+        jpeg_quality=(60, 95),
+    ),
+    second=OrderConfig(
+        blur_prob=0.5,
+        kernel_sizes=(7, 21),
+        blur_sigma=(0.2, 1.0),
+        beta_generalized=(0.5, 2.0),
+        beta_plateau=(1.0, 1.5),
+        resize_probs=(0.3, 0.4, 0.3),
+        resize_range=(0.6, 1.2),
+        gaussian_sigma=(1.0, 12.0),
+        poisson_strength=(0.05, 1.0),
+        jpeg_quality=(60, 100),
+    ),
+    second_prob=1.0,
+    final_sinc_sizes=(7, 21),
+    none_prob=0.01,
 )
 
 DEGRADATIONS: dict[str, DegradationConfig | MixtureConfig | HeldoutConfig] = {
     "realesrgan": _INVSR,
     "realesrgan-wide": _WIDE,
     "camera": _CAMERA,
-    "compact": MixtureConfig(
-        ((0.5, _WIDE), (0.5, _CAMERA))
-    ),  # what the compact model is trained on: a wide spread of severity
+    # What the compact model is trained on: a wide spread of severity, more of it a camera's than the web's.
+    "compact": MixtureConfig(((0.4, _WIDE), (0.6, _CAMERA))),
+    "imagenet-test": _IMAGENET_TEST,
+    "s3diff": _S3DIFF,
     "bicubic": DegradationConfig(none_prob=1.0),
     "heldout": HeldoutConfig(),  # another family on purpose: never train on it
 }

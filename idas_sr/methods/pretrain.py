@@ -60,6 +60,10 @@ class AutoencoderTask(Task):
         }
 
     @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        return {"0": to_unit(self.backbone.decode_raw(self.backbone.encode_raw(to_signed(batch["hq"]))))}
+
+    @torch.no_grad()
     def monitors(self, batch: Batch) -> dict[str, float]:
         image = to_signed(batch["hq"])
         error = to_unit(self.backbone.decode_raw(self.backbone.encode_raw(image))) - batch["hq"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
@@ -26,9 +27,13 @@ class Task(nn.Module, ABC):
     def losses(self, player: str, batch: Batch) -> Losses:
         """Named, already weighted scalars; the loop adds them up. May leave detached tensors in ``batch``."""
 
-    def forward(self, player: str, batch: Batch) -> Losses:
+    def forward(self, player: str, batch: Batch) -> tuple[Losses, Batch]:
+        """The losses, and what computing them left in the batch for the next player's turn."""
         # Through forward, so that a DDP wrapper sees every loss (a method of `.module` would not average gradients).
-        return self.losses(player, batch)
+        # DDP may hand over a copy of the batch, so what was left in it goes back as a result.
+        own = dict(batch)
+        losses = self.losses(player, own)
+        return losses, {name: value for name, value in own.items() if name not in batch}
 
     @abstractmethod
     def grid(self, batch: Batch) -> Tensor:
@@ -46,6 +51,10 @@ class Task(nn.Module, ABC):
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """Measure on ``batches`` what the result needs beside its weights."""
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """Realism (``0`` where there is no dial) -> pictures (B, 3, H, W) in [0, 1], to be compared with ``hq``."""
+        return {}
 
     def monitors(self, batch: Batch) -> dict[str, float]:
         """Further numbers for the log, computed under no_grad on a training batch."""
@@ -76,6 +85,26 @@ class Task(nn.Module, ABC):
 def draw(batch: Batch, column: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     """(B,) uniform numbers in [low, high) from the batch's own draws, so that a resumed run sees the same ones."""
     return low + (high - low) * batch["uniform"][:, column]
+
+
+def shared_draw(batch: Batch, column: int) -> float:
+    """A uniform number in [0, 1) that all samples of the step have in common, in every process."""
+    return float(batch["shared"][column] if "shared" in batch else batch["uniform"][0, column])
+
+
+def gathered(values: Tensor) -> Tensor:
+    """(B,) of this process -> (N,) of all, in their order, so that a mean over pairs compares all samples of a step.
+
+    Only this process's own values carry a gradient. DDP averages gradients over the processes; theirs is therefore
+    multiplied by the number of processes, which gives the gradient of one process with the whole batch.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return values
+    world, constant = dist.get_world_size(), values.detach().contiguous()
+    parts = [torch.empty_like(constant) for _ in range(world)]
+    dist.all_gather(parts, constant)
+    parts[dist.get_rank()] = constant + world * (values - constant)
+    return torch.cat(parts)
 
 
 def to_signed(image: Tensor) -> Tensor:

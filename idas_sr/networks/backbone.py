@@ -122,6 +122,26 @@ class LatentBackbone(nn.Module):
         extra = {} if control is None else self._skip_residuals(control, dtype)
         return self.unet(z_t.to(dtype), timestep, encoder_hidden_states=tokens.to(dtype), **extra).sample.float()
 
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of ``encoder_features``, finest first."""
+        return tuple(self.unet.config["block_out_channels"])
+
+    def encoder_features(self, z: Tensor, timestep: Tensor, tokens: Tensor) -> list[Tensor]:
+        """What the UNet's encoder sees in a latent (B, C, h, w) at ``timestep`` (B,), one tensor per level.
+
+        The levels are those of ``feature_channels``.
+        """
+        unet, dtype = self.unet, self.unet.dtype
+        embedding = unet.time_embedding(unet.time_proj(timestep.expand(len(z))).to(dtype))
+        x, tokens, out = unet.conv_in(z.to(dtype)), tokens.to(dtype), []
+        for block in unet.down_blocks:
+            attends = {"encoder_hidden_states": tokens} if getattr(block, "has_cross_attention", False) else {}
+            x, skips = block(hidden_states=x, temb=embedding, **attends)
+            # The last of the level's own resolution: the down-sampler's output belongs to the next.
+            out.append(skips[-1 if block.downsamplers is None else -2])
+        return out
+
     def predict_z0(
         self,
         state: Tensor,

@@ -1,0 +1,249 @@
+"""Folders, lists, pairs and shards give the same kind of entries; what is wrong with them is found before training."""
+
+import runpy
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from idas_sr.build import build_photographs, list_training_entries
+from idas_sr.config import Config, load_config
+from idas_sr.data.check import check_entries
+from idas_sr.data.degradation import Degradation
+from idas_sr.data.entries import Entry
+from idas_sr.data.photographs import Collate, Photographs, StepSampler
+from idas_sr.data.shards import write_index, write_shards
+from idas_sr.data.sources import in_split, list_entries
+from idas_sr.training.run import CONFIGS
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for name in NAMES:
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.v1.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    for name in ("astronaut", "coffee"):
+        hq = Image.fromarray(getattr(skimage.data, name)()[:256, :320])
+        for side, image, extension in (("hq", hq, "png"), ("lq", hq.resize((80, 64), Image.Resampling.BOX), "bmp")):
+            (folder / side).mkdir(exist_ok=True)
+            image.save(folder / side / f"{name}.{extension}")
+    return folder
+
+
+def configuration(*overrides: str) -> Config:
+    return load_config(CONFIGS / "base.yaml", overrides=["train.run_dir=unused", "data.crop=64", *overrides])
+
+
+def names_of(entries: list[Entry]) -> list[str]:
+    return [entry.hq.name for entry in entries]
+
+
+def test_list_names_what_a_folder_holds(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "list.txt").write_text("# two\ncoffee.v1.png\n\nastronaut.v1.png\n")
+    assert names_of(list_entries(photographs / "list.txt")) == ["coffee.v1.png", "astronaut.v1.png"]
+    (tmp_path / "list.txt").write_text("gone.png\n")
+    with pytest.raises(FileNotFoundError, match=r"Line 1 of .*list.txt names .*gone.png, which does not exist"):
+        list_entries(tmp_path / "list.txt")
+
+
+def test_shards_hold_the_folders_stream(photographs: Path, tmp_path: Path) -> None:
+    folder = list_entries(photographs)
+    shards = list(write_shards(folder, tmp_path / "shards", shard_bytes=600_000))
+    assert len(shards) > 1
+    entries = list_entries(tmp_path / "shards")
+    # The names decide about the split.
+    assert names_of(entries) == names_of(folder)
+    plain, packed = (Photographs(e, 64, seed=3) for e in (folder, entries))
+    for index in (0, 7, 11):
+        assert torch.equal(plain[index].hq, packed[index].hq)
+    # In WebDataset's layout: the key ends at the first dot.
+    with tarfile.open(shards[0]) as tar:
+        assert all(name.count(".") == 1 for name in tar.getnames())
+    with pytest.raises(FileExistsError, match="is not empty"):
+        list(write_shards(folder, tmp_path / "shards"))
+
+
+def test_position_in_shards_is_the_step(photographs: Path, tmp_path: Path) -> None:
+    list(write_shards(list_entries(photographs), tmp_path / "shards"))
+    whole, resumed = (Photographs(list_entries(tmp_path / "shards"), 32) for _ in range(2))
+    first = [[whole[i].hq for i in indices] for indices in StepSampler(0, 4, 2)][3]
+    again = [[resumed[i].hq for i in indices] for indices in StepSampler(3, 4, 2)][-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "says"),
+    [
+        ("missing", FileNotFoundError, r"00000.tar is missing"),
+        ("changed", ValueError, r"00000.tar is not the one that was indexed"),
+        ("index", ValueError, r"index.json cannot be read"),
+    ],
+)
+def test_damaged_shards(photographs: Path, tmp_path: Path, damage: str, error: type[Exception], says: str) -> None:
+    folder = tmp_path / "shards"
+    (tar,) = write_shards(list_entries(photographs), folder)
+    if damage == "missing":
+        tar.unlink()
+    elif damage == "changed":
+        tar.write_bytes(tar.read_bytes()[:-512])
+    else:
+        (folder / "index.json").write_text("{")
+    with pytest.raises(error, match=says) as caught:
+        list_entries(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_tar_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(b"no tar, but long enough to look like one" * 40)
+    with pytest.raises(ValueError, match=r"00000.tar cannot be read as a tar"):
+        write_index(tmp_path)
+
+
+def test_unreadable_picture_in_a_shard_is_named(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn").mkdir()
+    content = (photographs / "coffee.v1.png").read_bytes()
+    (tmp_path / "torn" / "torn.png").write_bytes(content[:3000])
+    list(write_shards(list_entries(tmp_path / "torn"), tmp_path / "shards"))
+    with pytest.raises(ValueError, match=r"torn.png in .*00000.tar cannot be read as a picture"):
+        _ = Photographs(list_entries(tmp_path / "shards"), 32)[0]
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_pairs_are_cropped_together(pairs: Path, tmp_path: Path, is_sharded: bool) -> None:
+    entries = list_entries(pairs / "hq", lq=pairs / "lq")
+    if is_sharded:
+        list(write_shards(entries, tmp_path / "shards"))
+        entries = list_entries(tmp_path / "shards")
+    stream = Photographs(entries, crop=64, seed=1, rescale_min=0.5, rescale_prob=1.0)
+    batch = Collate(Degradation("bicubic"))([stream[index] for index in range(6)])
+    assert batch["hq"].shape == (6, 3, 64, 64) and batch["lq"].shape == (6, 3, 16, 16)
+    # The low-quality pictures were made by averaging, so crops that belong together average alike.
+    means = torch.nn.functional.avg_pool2d(batch["hq"], 4)
+    assert float((means - batch["lq"]).abs().max()) < 0.01
+
+
+def test_pairs_and_photographs_mix(pairs: Path, photographs: Path) -> None:
+    entries = [list_entries(pairs / "hq", lq=pairs / "lq")[0], list_entries(photographs)[0]]
+    stream = Photographs(entries, crop=64)
+    samples = [stream[index] for index in range(8)]
+    assert 0 < sum(sample.lq is not None for sample in samples) < 8
+    lq = Collate(Degradation("bicubic"))(samples)["lq"]
+    for index, sample in enumerate([stream[index] for index in range(8)]):
+        if sample.lq is not None:
+            assert torch.equal(lq[index], sample.lq)
+        else:
+            assert float(lq[index].std()) > 0
+    with pytest.raises(ValueError, match=r"data.degradation is none"):
+        Collate(None)(samples)
+
+
+def test_pairs_that_do_not_belong_together(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"astronaut.png has no counterpart astronaut"):
+        list_entries(pairs / "hq", lq=tmp_path)
+    Image.fromarray(skimage.data.astronaut()[:64, :64]).save(tmp_path / "astronaut.png")
+    Image.fromarray(skimage.data.coffee()[:64, :80]).save(tmp_path / "coffee.png")
+    stream = Photographs(list_entries(pairs / "hq", lq=tmp_path)[:1], 32)
+    with pytest.raises(ValueError, match=r"320x256 pixels and .* 64x64; the first must be 4 times"):
+        _ = stream[0]
+
+
+def test_sources_add_up(photographs: Path, pairs: Path, tmp_path: Path) -> None:
+    for name, target in (("a", photographs), ("b", pairs)):
+        (tmp_path / name).symlink_to(target)
+    sources = "data.sources={one: {path: a, take: 2, expected: 2}, two: {path: b/hq, lq: b/lq}}"
+    entries = list_training_entries(configuration(f"data.root={tmp_path}", sources, "data.split=all").data)
+    assert names_of(entries) == ["astronaut.v1.png", "chelsea.v1.png", "astronaut.png", "coffee.png"]
+    stream, collate = build_photographs(configuration(f"data.root={tmp_path}", sources, "data.split=all"))
+    assert collate([stream[0], stream[1]])["lq"].shape == (2, 3, 16, 16)
+    wrong = sources.replace("expected: 2", "expected: 3")
+    with pytest.raises(ValueError, match=r"holds 2 pictures where 3 are expected"):
+        list_training_entries(configuration(f"data.root={tmp_path}", wrong).data)
+
+
+def test_mix_of_the_paper_merges() -> None:
+    overrides = ["train.run_dir=unused", "data.root=datasets"]
+    config = load_config(CONFIGS / "base.yaml", CONFIGS / "data" / "paper.yaml", overrides=overrides)
+    counts = {name: source.expected for name, source in config.data.sources.items()}
+    assert counts == {"LSDIR": 84991, "FFHQ": 10000, "Flickr2K": 2650, "DIV2K": 800}
+    assert config.data.sources["FFHQ"].take == 10000
+    with pytest.raises(FileNotFoundError, match=r"datasets/LSDIR/train does not exist"):
+        list_training_entries(config.data)
+
+
+# ---- prepare_data.py ----
+
+
+@pytest.fixture
+def flawed(photographs: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "flawed"
+    folder.mkdir()
+    coffee = skimage.data.coffee()
+    Image.fromarray(coffee).save(folder / "coffee.png")
+    # Other bytes, same pixels.
+    Image.fromarray(coffee).save(folder / "copy.bmp")
+    Image.fromarray(coffee[:40]).save(folder / "small.png")
+    (folder / "torn.png").write_bytes((folder / "coffee.png").read_bytes()[:1000])
+    (folder / "empty.jpg").touch()
+    return folder
+
+
+def test_check_finds_each_flaw(flawed: Path, photographs: Path) -> None:
+    found = {Path(f.name).name: f.kind for f in check_entries(list_entries(flawed), crop=64)}
+    assert found == {
+        "copy.bmp": "duplicate",
+        "empty.jpg": "unreadable",
+        "small.png": "too small",
+        "torn.png": "unreadable",
+    }
+    assert check_entries(list_entries(photographs), crop=64) == []
+
+
+def test_check_finds_pairs_of_wrong_size(pairs: Path, tmp_path: Path) -> None:
+    for name in ("astronaut", "coffee"):
+        Image.fromarray(np.zeros((64, 81, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    findings = check_entries(list_entries(pairs / "hq", lq=tmp_path), crop=64)
+    assert [finding.kind for finding in findings] == ["mismatched"] * 2
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "scripts" / "prepare_data.py"), run_name="__main__")
+    return int(caught.value.code or 0)
+
+
+def test_check_from_the_command_line(flawed: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    settings = (f"data.root={flawed}", "data.crop=64", "data.split=all")
+    assert run_script(monkeypatch, "check", *settings, "--jobs=1", f"--report={tmp_path / 'report.tsv'}") == 1
+    printed = capsys.readouterr().out
+    assert "5 pictures of split all, 4 findings." in printed and "duplicate" in printed
+    assert len((tmp_path / "report.tsv").read_text().splitlines()) == 4
+    for name in ("copy.bmp", "small.png", "torn.png", "empty.jpg"):
+        (flawed / name).unlink()
+    assert run_script(monkeypatch, "check", *settings, "--jobs=1") == 0
+    assert run_script(monkeypatch, "check", "data.root=nowhere") == 2
+    assert capsys.readouterr().err.startswith("prepare_data: The folder of photographs nowhere does not exist")
+
+
+def test_shard_from_the_command_line(photographs: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    output = tmp_path / "shards"
+    assert run_script(monkeypatch, "shard", f"data.root={photographs}", "-o", str(output), "--shard-mb=1") == 0
+    assert f"{len(NAMES)} pictures; train with data.root={output}" in capsys.readouterr().out
+    (output / "index.json").unlink()
+    assert run_script(monkeypatch, "shard", "-o", str(output), "--index-only") == 0
+    config = configuration(f"data.root={output}", "data.split=all")
+    assert len(in_split(list_entries(output), "all", "")) == len(list_training_entries(config.data)) == len(NAMES)
