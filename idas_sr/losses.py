@@ -95,6 +95,25 @@ def at_once(term: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return values.detach() + ((x - x.detach()) * gradient).flatten(1).sum(1)
 
 
+def grid(error: Tensor, period: int = 8, cells: int = 6) -> Tensor:
+    """(B,) mean size of the part of ``error`` (B, C, H, W) that repeats itself every ``period`` pixels (ours).
+
+    A decoder that shuffles channels into pixels can print a pattern of its own cells everywhere, and losses on features
+    reward it: a pattern passes for texture. Averaged over ``cells`` x ``cells`` periods, or over the whole error where it
+    is smaller, what is texture cancels and what is the same at the same place of every cell stays.
+
+    Raises:
+        ValueError: a side is less than one period.
+    """
+    cells = min(cells, *(side // period for side in error.shape[-2:]))
+    if cells == 0:
+        raise ValueError(f"The grid loss needs {period} pixels a side or more, got {tuple(error.shape[-2:])}.")
+    error = error[..., : error.shape[-2] // period * period, : error.shape[-1] // period * period]
+    mean = F.avg_pool2d(F.pixel_unshuffle(error, period), cells, stride=max(cells // 2, 1))
+    phases = mean.unflatten(1, (error.shape[1], period**2))
+    return mean_of((phases - phases.mean(2, keepdim=True)).abs())
+
+
 def hinge_generator(logits: Tensor) -> Tensor:
     """(B,) what the generator pays for logits of its own pictures."""
     return mean_of(-logits)

@@ -3,9 +3,10 @@
 
     python scripts/measure_anchor.py --squeezenet FILE --photographs PHOTOGRAPHS --lq LQ_FOLDER --hq HQ_FOLDER
 
-Photographs: the held-out split, degraded by a family never trained on (`heldout`): rank correlation of the predicted
-with the true noise level w*, spread of t-hat, position-state gap. Pairs: the same, and sqdist and PSNR-Y at realism 0
-when one part is replaced: t-hat by its mean, inversion noise, deviation, control residuals or the UNet's edit by 0.
+Photographs: the held-out split, degraded by a family never trained on (`heldout`). Pairs: two folders. Of each: rank
+correlation of the predicted with the true noise level w*, spread of t-hat, position-state gap; and, with --squeezenet,
+sqdist and PSNR-Y at realism 0 when one part is replaced: t-hat by its mean, inversion noise, deviation, control
+residuals or the UNet's edit by 0.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from torch import Tensor
 
 from idas_sr import IDaSSRPipeline
 from idas_sr.data.degradation import Degradation
-from idas_sr.data.photographs import list_photographs, read_rgb, sample_rng
+from idas_sr.data.photographs import sample_rng
+from idas_sr.data.sources import list_photographs
+from idas_sr.images import read_rgb
 from idas_sr.losses import FeatureDistance
 from idas_sr.methods.base import Method
 from idas_sr.methods.positioning import rms, snr_matching
@@ -146,42 +149,37 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     method = IDaSSRPipeline.from_pretrained(args.model).restorer
-    result: dict[str, object] = {}
+    sets = {}
     if args.photographs:
-        pairs = held_out(args.photographs, args.count, args.degradation)
-        result[f"held-out photographs, {args.degradation}"] = positions(method, pairs)
+        sets[f"held-out photographs, {args.degradation}"] = held_out(args.photographs, args.count, args.degradation)
     if args.lq and args.hq:
-        pairs = paired(args.lq, args.hq)
-        result["pairs"] = positions(method, pairs)
-        if args.squeezenet:
-            distance = FeatureDistance(args.squeezenet, pooling="max", layers=(1, 3, 5, 7))
-            result["replaced"] = worth(method, pairs, distance)
-    if not result:
+        sets["pairs"] = paired(args.lq, args.hq)
+    if not sets:
         parser.error("give --photographs, or --lq and --hq, or all three")
+    distance = FeatureDistance(args.squeezenet, pooling="max", layers=(1, 3, 5, 7)) if args.squeezenet else None
+    result: dict[str, dict[str, object]] = {}
+    for name, pairs in sets.items():
+        result[name] = {"positions": positions(method, pairs)}
+        if distance is not None:
+            result[name]["replaced"] = worth(method, pairs, distance)
     report(result)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
     return 0
 
 
-def report(result: dict[str, object]) -> None:
+def report(result: dict[str, dict[str, object]]) -> None:
     """Print the tables."""
     console = Console()
-    for name, values in result.items():
-        assert isinstance(values, dict)
-        table = Table(title=name)
-        rows = values.items() if name != "replaced" else []
-        if rows:
-            table.add_column("figure")
-            table.add_column("value", justify="right")
-            for key, value in rows:
-                table.add_row(key, f"{value:.4g}")
-        else:
-            for column in ("replaced", "sqdist", "psnr_y"):
-                table.add_column(column)
+    for name, parts in result.items():
+        for part, values in parts.items():
+            assert isinstance(values, dict)
+            columns = ("replaced", "sqdist", "psnr_y") if part == "replaced" else ("figure", "value")
+            table = Table(*columns, title=f"{name}: {part}")
             for key, row in values.items():
-                table.add_row(key, f"{row['sqdist']:.4f}", f"{row['psnr_y']:.3f}")
-        console.print(table)
+                cells = (f"{row['sqdist']:.4f}", f"{row['psnr_y']:.3f}") if part == "replaced" else (f"{row:.4g}",)
+                table.add_row(key, *cells)
+            console.print(table)
 
 
 if __name__ == "__main__":

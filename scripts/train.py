@@ -18,6 +18,9 @@ SIGTERM_STATUS = 128 + 15
 """As a shell reports it, so that what waits for the result does not start."""
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("idas_sr").setLevel(logging.INFO)
     try:

@@ -136,6 +136,23 @@ def test_hinge() -> None:
     assert losses.hinge_generator(fake).tolist() == pytest.approx([1.0])
 
 
+def test_grid_sees_what_repeats_and_not_what_is_texture() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randn(1, 3, 4, 4, generator=generator).repeat(1, 1, 24, 24)
+    texture = torch.randn(1, 3, 96, 96, generator=generator)
+    flat = torch.full((1, 3, 96, 96), 0.3)
+    centred = pattern - pattern.mean((2, 3), keepdim=True)
+    assert float(losses.grid(pattern)) == pytest.approx(float(centred.abs().mean()), rel=1e-5)
+    # 36 cells a window: what differs from cell to cell shrinks to a sixth.
+    assert float(losses.grid(texture)) == pytest.approx(float(texture.abs().mean()) / 6, rel=0.05)
+    assert float(losses.grid(flat)) == pytest.approx(0, abs=1e-6)
+    # Wherever the picture is cut, and in pictures that are smaller than the window.
+    assert float(losses.grid(pattern[..., 3:90, 5:])) == pytest.approx(float(losses.grid(pattern)), rel=1e-4)
+    assert losses.grid(pattern[..., :16, :].expand(2, -1, -1, -1)).shape == (2,)
+    with pytest.raises(ValueError, match="8 pixels a side or more"):
+        losses.grid(pattern[..., :7, :])
+
+
 def test_losses_are_per_sample() -> None:
     values = torch.rand(3, 2, 4, 4)
     assert losses.mean_of(values).shape == (3,)

@@ -34,7 +34,8 @@ class IDaSSR(Method):
     Args:
         estimator: MINE.
         weights: of the losses: positioning, ranking, severity_map (with P-A only), residual, deviation, calibration;
-            latent, latent_l1, latent_perceptual, gan_latent, vsd; pixel, pixel_l2, lpips, feature, gan; reconstruction.
+            latent, latent_l1, latent_perceptual, gan_latent, vsd; pixel, pixel_l2, grid, lpips, feature, gan;
+            reconstruction.
         train: names of the parts the generator trains: ``estimator``, ``unet_lora``, ``vae_encoder_lora``, ``conv_in``
             (of the UNet, in full), ``unet``, ``decoder``. The last is the autoencoder's: a decoder that has only seen
             latents of clean pictures prints the grid of its cells where a restored latent is not quite one. An encoder
