@@ -99,7 +99,7 @@ def grid(error: Tensor, period: int = 8, cells: int = 6) -> Tensor:
     """(B,) mean size of the part of ``error`` (B, C, H, W) that repeats itself every ``period`` pixels (ours).
 
     A decoder that shuffles channels into pixels can print a pattern of its own cells everywhere, and losses on features
-    reward it: a pattern passes for texture. Averaged over ``cells`` x ``cells`` periods, or over the whole error where it
+    reward it: a pattern passes for texture. Averaged over ``cells`` x ``cells`` periods, or the whole error where that
     is smaller, what is texture cancels and what is the same at the same place of every cell stays.
 
     Raises:

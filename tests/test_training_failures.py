@@ -13,14 +13,16 @@ from safetensors import safe_open
 from test_training import files_of
 from test_training_configs import tiny_overrides
 
-from idas_sr.build import build_photographs, build_task
-from idas_sr.config import Config, load_config
+from idas_sr.build import build_photographs, build_task, build_validation_photographs
+from idas_sr.config import Config, ConfigError, load_config
 from idas_sr.data.photographs import Collate, Sample
+from idas_sr.losses import LearnedDistance
 from idas_sr.methods.task import Batch, Losses
 from idas_sr.training.checkpoint import load_latest
 from idas_sr.training.errors import TrainingError
 from idas_sr.training.loop import train
 from idas_sr.training.run import CONFIGS, train_stage
+from idas_sr.training.validation import Validation
 
 STEERING = CONFIGS / "train" / "compact" / "4-steering.yaml"
 
@@ -146,6 +148,17 @@ def test_gradient_checkpointing_changes_memory_alone(photographs: Path, tmp_path
         train_stage(config)
         norms.append(json.loads((tmp_path / name / "log.jsonl").read_text())["generator_grad"])
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+def test_validation_measures_lpips_where_it_is(tmp_path: Path) -> None:
+    Image.fromarray(skimage.data.coffee()).save(tmp_path / "held_out_2.png")
+    config = steering(tmp_path, tmp_path / "run", "train.validate_every=1", "data.split=train")
+    lpips = LearnedDistance("alex", untrained=True)
+    validation = Validation(*build_validation_photographs(config), 1, "lpips@0", None, lpips)
+    means, _ = validation.measure(build_task(config), Accelerator(cpu=True))
+    assert means["lpips@0"] > 0 and means["lpips@1"] > 0 and "psnr_y@0" in means
+    with pytest.raises(ConfigError, match="lpips"):
+        Validation(*build_validation_photographs(config), 1, "lpips@0")
 
 
 def test_validation_measures_the_dial_and_keeps_the_best(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
 from idas_sr.build import build_photographs, build_task, build_validation_photographs, choose
 from idas_sr.config import Config, ConfigError, load_config
-from idas_sr.losses import FeatureDistance
+from idas_sr.losses import FeatureDistance, LearnedDistance
 from idas_sr.methods.parameters import parameter_table
 from idas_sr.methods.task import Task
 from idas_sr.training.loop import train
@@ -119,12 +119,17 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def build_validation(config: Config) -> Validation:
-    """The validation that ``config.train`` asks for; feature distances where their weights are given."""
+    """The validation that ``config.train`` asks for, with feature distances and LPIPS where their weights are."""
     distance = None
     if config.feature_weights is not None:
         distance = FeatureDistance(config.feature_weights, pooling="max", layers=(1, 3, 5, 7))
     photographs, collate = build_validation_photographs(config)
-    return Validation(photographs, collate, config.train.validation_count, config.train.best, distance)
+    try:
+        lpips = LearnedDistance("alex")
+    except FileNotFoundError as missing:
+        logger.info("Validation goes without lpips. %s", missing)
+        lpips = None
+    return Validation(photographs, collate, config.train.validation_count, config.train.best, distance, lpips)
 
 
 def stages_of(arguments: list[str]) -> tuple[list[Path], list[Path], list[str]]:

@@ -11,13 +11,17 @@ from torch import Tensor
 
 from idas_sr.config import ConfigError
 from idas_sr.data.photographs import Collate, Photographs
-from idas_sr.losses import FeatureDistance
+from idas_sr.losses import FeatureDistance, LearnedDistance
 from idas_sr.methods.task import Task, to_signed
 from idas_sr.metrics import niqe, psnr_y, ssim_y
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 SHOWN = 8
 """Pictures in a grid."""
+
+
+def _of_signed(distance: torch.nn.Module) -> Measure:
+    return lambda image, hq: distance(to_signed(image), to_signed(hq))
 
 
 class Validation:
@@ -29,6 +33,7 @@ class Validation:
         count: crops.
         best: ``measure@realism`` that decides which checkpoint is the best.
         feature_distance: adds ``sqdist``.
+        lpips: adds ``lpips``.
 
     Raises:
         ConfigError: ``best`` is no measure.
@@ -41,6 +46,7 @@ class Validation:
         count: int,
         best: str,
         feature_distance: FeatureDistance | None = None,
+        lpips: LearnedDistance | None = None,
     ) -> None:
         self.photographs, self.collate, self.count, self.best = photographs, collate, count, best
         self.measures: dict[str, Measure] = {
@@ -48,9 +54,9 @@ class Validation:
             "ssim_y": ssim_y,
             "niqe": lambda image, _: niqe(image),
         }
-        self.feature_distance = feature_distance
-        if feature_distance is not None:
-            self.measures["sqdist"] = lambda image, hq: feature_distance(to_signed(image), to_signed(hq))
+        self.distances = {k: d for k, d in (("sqdist", feature_distance), ("lpips", lpips)) if d is not None}
+        for name, distance in self.distances.items():
+            self.measures[name] = _of_signed(distance)
         self.columns = min(SHOWN, count)
         if best.split("@")[0] not in self.measures:
             raise ConfigError(
@@ -65,8 +71,8 @@ class Validation:
         """
         totals: dict[str, Tensor] = {}
         rows: dict[str, list[Tensor]] = {}
-        if self.feature_distance is not None:
-            self.feature_distance.to(accelerator.device)
+        for distance in self.distances.values():
+            distance.to(accelerator.device)
         rank, world = accelerator.process_index, accelerator.num_processes
         if self.count < world:
             raise ConfigError(f"train.validation_count {self.count} must be at least the number of processes, {world}.")
