@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -27,10 +26,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from idas_sr import IDaSSRPipeline
-from idas_sr.data.degradation import Degradation
-from idas_sr.data.photographs import sample_rng
-from idas_sr.data.sources import list_photographs
-from idas_sr.images import read_rgb
+from idas_sr.evaluation.heldout import held_out_pairs, load_picture
 from idas_sr.losses import FeatureDistance
 from idas_sr.methods.base import Method
 from idas_sr.methods.positioning import rms, snr_matching
@@ -40,34 +36,12 @@ from idas_sr.resample import upsample
 from idas_sr.types import Anchor
 
 
-def load(path: Path) -> Tensor:
-    """(1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(read_rgb(path).transpose(2, 0, 1).copy())[None].float() / 255
-
-
-def held_out(folder: Path, count: int, degradation: str) -> list[tuple[Tensor, Tensor]]:
-    """(lq, hq) of held-out photographs: reduced to a shorter side of 512 where larger, then the central 512 x 512."""
-    degrade = Degradation(degradation)
-    pairs = []
-    for index, path in enumerate(list_photographs(folder, "validation")[:count]):
-        hq = load(path)
-        if min(hq.shape[-2:]) > 512:
-            # Straight from a camera, large ones are soft at their own resolution: more blur changes little.
-            factor = 512 / min(hq.shape[-2:])
-            hq = F.interpolate(hq, scale_factor=factor, mode="bicubic", antialias=True).clamp(0, 1)
-        height, width = (min(side, 512) // 16 * 16 for side in hq.shape[-2:])
-        top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
-        hq = hq[..., top : top + height, left : left + width]
-        pairs.append((degrade(hq, [sample_rng(2024, index)]), hq))
-    return pairs
-
-
 def paired(lq_folder: Path, hq_folder: Path) -> list[tuple[Tensor, Tensor]]:
     """(lq, hq) of two folders, paired by the sorted order of equally many files."""
     lq, hq = (sorted(p for p in folder.iterdir() if p.suffix == ".png") for folder in (lq_folder, hq_folder))
     if len(lq) != len(hq):
         raise SystemExit(f"measure_anchor: {len(lq)} pictures in {lq_folder} but {len(hq)} in {hq_folder}.")
-    return [(load(a), load(b)) for a, b in zip(lq, hq, strict=True)]
+    return [(load_picture(a), load_picture(b)) for a, b in zip(lq, hq, strict=True)]
 
 
 @torch.inference_mode()
@@ -151,7 +125,9 @@ def main() -> int:
     method = IDaSSRPipeline.from_pretrained(args.model).restorer
     sets = {}
     if args.photographs:
-        sets[f"held-out photographs, {args.degradation}"] = held_out(args.photographs, args.count, args.degradation)
+        sets[f"held-out photographs, {args.degradation}"] = held_out_pairs(
+            args.photographs, args.count, args.degradation
+        )
     if args.lq and args.hq:
         sets["pairs"] = paired(args.lq, args.hq)
     if not sets:

@@ -1,0 +1,39 @@
+"""Photographs that were kept from training, degraded: what may be looked at while a model is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from idas_sr.data.degradation import Degradation
+from idas_sr.data.photographs import sample_rng
+from idas_sr.data.sources import list_photographs
+from idas_sr.images import read_rgb
+
+
+def load_picture(path: Path) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(read_rgb(path).transpose(2, 0, 1).copy())[None].float() / 255
+
+
+def held_out_pairs(folder: Path, count: int, degradation: str) -> list[tuple[Tensor, Tensor]]:
+    """(lq, hq) of held-out photographs: reduced to a shorter side of 512 where larger, then the central 512 x 512.
+
+    The same ones for the same arguments: degradations follow from the position in the sorted list.
+    """
+    degrade = Degradation(degradation)
+    pairs = []
+    for index, path in enumerate(list_photographs(folder, "validation")[:count]):
+        hq = load_picture(path)
+        if min(hq.shape[-2:]) > 512:
+            # Straight from a camera, large ones are soft at their own resolution: more blur changes little.
+            factor = 512 / min(hq.shape[-2:])
+            hq = F.interpolate(hq, scale_factor=factor, mode="bicubic", antialias=True).clamp(0, 1)
+        height, width = (min(side, 512) // 16 * 16 for side in hq.shape[-2:])
+        top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
+        hq = hq[..., top : top + height, left : left + width]
+        pairs.append((degrade(hq, [sample_rng(2024, index)]), hq))
+    return pairs
