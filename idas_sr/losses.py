@@ -128,8 +128,8 @@ class FeatureDistance(nn.Module):
     """Squared distance of channel-normalised SqueezeNet 1.0 features, summed over layers, averaged over positions.
 
     As a loss it averages where the network was trained with maximum pooling, adds a layer and wants a random offset per
-    step: a strided, max-pooled network otherwise prints its own grid into what it trains. With ``pooling="max"`` and
-    ``layers=(1, 3, 5, 7)`` it is the yardstick `sqdist`, to be measured with and never trained on.
+    step: a strided, max-pooled network otherwise prints its own grid into what it trains. ``yardstick`` is another one,
+    to be measured with and never trained on.
 
     Args:
         weights: file with the state dict (``conv1.*``, ``fire.i.squeeze|e1|e3.*``; input BGR minus (104, 117, 123)).
@@ -156,6 +156,11 @@ class FeatureDistance(nn.Module):
         for name, tensor in torch.load(weights, map_location="cpu", weights_only=True).items():
             self.register_buffer(name.replace(".", "_"), tensor.float(), persistent=False)
         self.register_buffer("mean", torch.tensor([104.0, 117.0, 123.0]).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def yardstick(cls, weights: str | Path | None) -> FeatureDistance:
+        """The distance that every table calls `sqdist`."""
+        return cls(weights, pooling="max", layers=(1, 3, 5, 7)).eval()
 
     def _conv(self, x: Tensor, name: str, stride: int = 1, padding: int = 0) -> Tensor:
         return F.relu(F.conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), stride, padding))

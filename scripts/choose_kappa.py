@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--rise", type=float, default=0.05, help="of sqdist that realism 1 may cost")
     args = parser.parse_args()
     pipe = IDaSSRPipeline.from_pretrained(args.model)
-    distance = FeatureDistance(args.squeezenet, pooling="max", layers=(1, 3, 5, 7))
+    distance = FeatureDistance.yardstick(args.squeezenet)
     table = Table("degradation", "kappa", "sqdist", "psnr_y")
     rises: dict[float, float] = dict.fromkeys(args.kappas, -np.inf)
     for degradation in args.degradations:

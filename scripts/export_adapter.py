@@ -2,7 +2,7 @@
 """Write what a training on SD-Turbo added, without SD-Turbo's own weights: MINE and the LoRA.
 
 python scripts/export_adapter.py runs/sd-turbo/4-steering my-model
-idas-sr photo.jpg --model my-model --sd-path SD_TURBO
+python scripts/infer.py -i photo.jpg -o restored --model my-model --sd-path SD_TURBO
 """
 
 import argparse

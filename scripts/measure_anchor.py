@@ -132,7 +132,7 @@ def main() -> int:
         sets["pairs"] = paired(args.lq, args.hq)
     if not sets:
         parser.error("give --photographs, or --lq and --hq, or all three")
-    distance = FeatureDistance(args.squeezenet, pooling="max", layers=(1, 3, 5, 7)) if args.squeezenet else None
+    distance = FeatureDistance.yardstick(args.squeezenet) if args.squeezenet else None
     result: dict[str, dict[str, object]] = {}
     for name, pairs in sets.items():
         result[name] = {"positions": positions(method, pairs)}

@@ -52,7 +52,7 @@ def plot(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     found = pair_by_stem(args.input, args.reference).values()
     pairs = [(pair.restored, pair.reference) for pair in found][: args.limit]
-    distance = FeatureDistance(args.squeezenet, pooling="max", layers=(1, 3, 5, 7)).eval()
+    distance = FeatureDistance.yardstick(args.squeezenet)
     with tqdm(total=len(pairs), unit="picture", disable=not sys.stderr.isatty()) as bar:
         means = measure(pairs, distance, args.jobs, bar.update)
     others = {}

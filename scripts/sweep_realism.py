@@ -57,7 +57,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def measure(args: argparse.Namespace, plan: Plan, variants: list[Variant], pipe: IDaSSRPipeline) -> list[dict]:
     pairs = pair_by_stem(args.input, args.reference)
     files = [(pair.restored, pair.reference) for pair in list(pairs.values())[: args.limit]]
-    distance = FeatureDistance(args.squeezenet, pooling="max", layers=(1, 3, 5, 7)).eval() if args.squeezenet else None
+    distance = FeatureDistance.yardstick(args.squeezenet) if args.squeezenet else None
     records = []
     with tqdm(total=len(files) * len(variants), unit="sweep", disable=not sys.stderr.isatty()) as bar:
         for index, pair in enumerate(files):

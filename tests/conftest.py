@@ -1,6 +1,7 @@
 """Small, real networks that every test may share."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -10,6 +11,7 @@ import pytest
 import skimage.data
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from PIL import Image
 
 from idas_sr.methods.base import Method
 from idas_sr.networks.backbone import LatentBackbone
@@ -70,3 +72,12 @@ def photograph() -> torch.Tensor:
     """(1, 3, 256, 384) in [-1, 1], a real one."""
     image = torch.from_numpy(skimage.data.coffee()[:256, :384].copy())
     return image.permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of three photographs, all of them of the training split."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for name in ("astronaut", "chelsea", "coffee"):
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+    return folder

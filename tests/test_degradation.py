@@ -244,6 +244,14 @@ def test_kornias_jpeg_is_close_to_the_real_one_and_optional() -> None:
     assert torch.equal(pillow, Degradation("realesrgan")(photographs(64), generators(3)))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 40), (64, 48)])
+def test_blur_is_the_same_on_every_device(size: tuple[int, int]) -> None:
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    kernel = np.random.default_rng(0).random((21, 21))
+    kernel /= kernel.sum()
+    torch.testing.assert_close(corruptions.blur(image, kernel), corruptions.blur_by_torch(image, kernel))
+
+
 def test_blur_takes_gradient_energy_away_and_noise_adds_it() -> None:
     hq = photographs()
     config = DegradationConfig(first=CRISP, second=CRISP, second_prob=0.0, final_sinc_prob=0.0)

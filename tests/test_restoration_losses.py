@@ -17,7 +17,7 @@ from torch import Tensor
 from idas_sr import losses as terms
 from idas_sr.methods import positioning
 from idas_sr.methods.latent_perceptual import KINDS, corrupt
-from idas_sr.methods.restoration_losses import DECODED, LATENT, RestorationLosses
+from idas_sr.methods.restoration_losses import DECODED, LATENT, RestorationLosses, _shifted
 from idas_sr.networks import presets
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.latent_perceptual import LatentPerceptual
@@ -217,3 +217,13 @@ def test_decoded_window_is_the_same_place_in_latent_and_picture() -> None:
     hq = losses.window(photographs(), batch, 4)
     assert torch.equal(hq, photographs()[..., 8:40, 32:64])
     assert losses.window(result.z0[..., :6, :6], batch).shape[-1] == 6
+
+
+def test_critic_sees_another_window_with_every_draw() -> None:
+    image = torch.arange(64.0).reshape(1, 1, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    windows = []
+    for draw in (0.0, 0.5, 0.99):
+        batch = {"uniform": torch.full((1, 8), draw)}
+        windows.append(_shifted(image, batch))
+    assert all(window.shape == (1, 1, 24, 24) for window in windows)
+    assert torch.equal(windows[1], image[..., 4:28, 4:28]) and torch.equal(windows[2], image[..., 7:31, 7:31])

@@ -16,9 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import skimage.data
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from test_training import assert_same, files_of
 
@@ -48,14 +46,6 @@ SETTINGS = (
 )
 MONITORS = ("t_hat", "t_hat_std")  # in timesteps, hundreds; and a standard deviation, which is no mean over processes
 PATIENCE = 120  # seconds until a process that does not do what it should is given up
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for name in ("astronaut", "chelsea", "coffee"):
-        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
-    return folder
 
 
 def train_steering(settings: Sequence[str], rank: int = 0, world: int = 1, port: int = 0) -> None:

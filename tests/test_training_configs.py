@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from accelerate.commands.config import load_config_from_file
-from PIL import Image
 
 from idas_sr.config import load_config
 from idas_sr.networks.store import load_parts
@@ -16,14 +14,6 @@ from idas_sr.training.run import CONFIGS, train_stage
 
 STAGES = sorted((CONFIGS / "train").rglob("*.yaml"))
 TINY_ESTIMATOR = {"width": 16, "deep_width": 16, "blocks": 1, "severity_width": 8}
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for name in ("astronaut", "chelsea", "coffee"):
-        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
-    return folder
 
 
 def tiny_overrides(stage: Path, photographs: Path, run_dir: Path) -> list[str]:

@@ -27,14 +27,6 @@ from idas_sr.training.validation import Validation
 STEERING = CONFIGS / "train" / "compact" / "4-steering.yaml"
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photographs")
-    for name in ("astronaut", "chelsea", "coffee"):
-        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
-    return folder
-
-
 def steering(photographs: Path, run_dir: Path, *overrides: str) -> Config:
     torch.set_num_threads(1)
     own = (*tiny_overrides(STEERING, photographs, run_dir), "data.crop=32", "train.steps=6", "train.save_every=2")

@@ -26,6 +26,11 @@ def blur(image: Tensor, kernel: np.ndarray) -> Tensor:
         channels_last = np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
         blurred = cv2.filter2D(channels_last, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
         return torch.from_numpy(blurred.reshape(channels_last.shape)).permute(2, 0, 1)[None].contiguous()
+    return blur_by_torch(image, kernel)
+
+
+def blur_by_torch(image: Tensor, kernel: np.ndarray) -> Tensor:
+    """``blur`` on any device."""
     pad = kernel.shape[0] // 2
     height, width = image.shape[-2:]
     rows = _reflected_indices(height, pad, image.device)

@@ -201,7 +201,7 @@ def _build(column: Column, squeezenet: Path | None, device: torch.device) -> Mea
     if column.name in plain:
         return plain[column.name]
     if column.name == "sqdist":
-        return _sqdist(FeatureDistance(squeezenet, pooling="max", layers=(1, 3, 5, 7)).eval().to(device))
+        return _sqdist(FeatureDistance.yardstick(squeezenet).to(device))
     if column.name == "lpips":
         return _lpips(device)
     if column.name == "dists":

@@ -122,7 +122,7 @@ def build_validation(config: Config) -> Validation:
     """The validation that ``config.train`` asks for, with feature distances and LPIPS where their weights are."""
     distance = None
     if config.feature_weights is not None:
-        distance = FeatureDistance(config.feature_weights, pooling="max", layers=(1, 3, 5, 7))
+        distance = FeatureDistance.yardstick(config.feature_weights)
     photographs, collate = build_validation_photographs(config)
     try:
         lpips = LearnedDistance("alex")
