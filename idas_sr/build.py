@@ -95,7 +95,13 @@ def build_photographs(config: Config) -> tuple[Photographs, Collate]:
     data = config.data
     cache_bytes = data.cache_gb * 1e9
     photographs = Photographs(
-        list_training_entries(data), data.crop, config.seed, data.rescale_min, data.rescale_prob, cache_bytes
+        list_training_entries(data),
+        data.crop,
+        config.seed,
+        data.rescale_min,
+        data.rescale_prob,
+        data.rescale_max,
+        cache_bytes,
     )
     is_deferred = choose({"worker": False, "device": True}, "data.degrade_on", data.degrade_on)
     if data.degradation == "none":

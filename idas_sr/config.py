@@ -47,6 +47,7 @@ class DataConfig:
     split: str = "train"
     crop: int = 128
     rescale_min: float = 1.0
+    rescale_max: float = 1.0
     rescale_prob: float = 0.0
     degradation: str = "realesrgan"
     degrade_on: str = "worker"

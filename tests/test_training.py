@@ -417,6 +417,16 @@ def test_crop_of_any_photograph(tmp_path: Path, side: int) -> None:
     assert all(crops[index][0].shape == (3, 192, 192) for index in range(20))
 
 
+def test_rescaling_up_makes_targets_softer(photographs: Path) -> None:
+    paths = list_photographs(photographs)
+    plain, soft = (Photographs(paths, 64, 1, low, 1.0, high) for low, high in ((1.0, 1.0), (2.0, 2.0)))
+
+    def sharpness(stream: Photographs) -> float:
+        return sum(float((crop[:, 1:] - crop[:, :-1]).abs().mean()) for crop in (stream[i][0] for i in range(16)))
+
+    assert sharpness(soft) < 0.8 * sharpness(plain)
+
+
 def test_splits_share_nothing_and_miss_nothing(photographs: Path) -> None:
     parts = [set(list_photographs(photographs, split)) for split in ("train", "validation")]
     assert not parts[0] & parts[1] and parts[0] | parts[1] == set(list_photographs(photographs))

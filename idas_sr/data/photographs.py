@@ -44,8 +44,9 @@ class Photographs(Dataset):
         entries: photographs, or their files.
         crop: side of the crop in pixels; smaller photographs are enlarged to it.
         seed: of the stream.
-        rescale_min, rescale_prob: with that probability a photograph is first shrunk by a factor drawn from
-            [rescale_min, 1], which makes targets sharper than the camera left them. Not so in paired sets.
+        rescale_min, rescale_max, rescale_prob: with that probability a photograph is first resized by a factor drawn
+            from [rescale_min, rescale_max]: below 1 targets are sharper than the camera left them, above 1 softer, as
+            frames of a camera are at full resolution. Not so in paired sets.
         cache_bytes: decoded photographs kept in memory by each process; decoding costs more than a step of the small
             model.
         scale: of paired sets.
@@ -58,12 +59,13 @@ class Photographs(Dataset):
         seed: int = 0,
         rescale_min: float = 1.0,
         rescale_prob: float = 0.0,
+        rescale_max: float = 1.0,
         cache_bytes: float = 4e9,
         scale: int = 4,
     ) -> None:
         self.entries = [e if isinstance(e, Entry) else Entry(PictureFile(e, e.name)) for e in entries]
         self.crop, self.seed, self.scale = crop, seed, scale
-        self.rescale_min, self.rescale_prob = rescale_min, rescale_prob
+        self.rescale_min, self.rescale_max, self.rescale_prob = rescale_min, rescale_max, rescale_prob
         self.cache_bytes = cache_bytes
         self._decoded: dict[PictureFile, np.ndarray] = {}
 
@@ -91,7 +93,7 @@ class Photographs(Dataset):
         if entry.lq is not None:
             return self._pair(entry, entry.lq, rng)
         image = self._read(entry.hq)
-        factor = float(rng.uniform(self.rescale_min, 1)) if rng.random() < self.rescale_prob else 1.0
+        factor = float(rng.uniform(self.rescale_min, self.rescale_max)) if rng.random() < self.rescale_prob else 1.0
         factor = max(factor, self.crop / min(image.shape[:2]))
         # The quotient of a quotient can come out a hair above the photograph's own side.
         window = min(int(np.ceil(self.crop / factor)), *image.shape[:2])
