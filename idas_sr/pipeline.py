@@ -17,11 +17,12 @@ from diffusers.utils import BaseOutput
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from idas_sr.build import BACKBONES, build_estimator, build_method, choose
 from idas_sr.color import COLOR_FIXES
 from idas_sr.config import Component
+from idas_sr.hub import HubMixin
 from idas_sr.images import Picture, to_array, to_pil, to_tensors
 from idas_sr.methods.base import Method
 from idas_sr.networks.backbone import LatentBackbone
@@ -54,7 +55,7 @@ class IDaSSROutput(BaseOutput):
     trace: list[dict[str, float]] | None = None
 
 
-class IDaSSRPipeline(DiffusionPipeline):
+class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     """One-step super-resolution with a dial from faithful (realism 0) to realistic (realism 1).
 
     Args:
@@ -68,7 +69,10 @@ class IDaSSRPipeline(DiffusionPipeline):
         steering: ``{"name": ..., "args": {...}}``; None: CHARIOT's default.
     """
 
-    model_cpu_offload_seq = "estimator->vae->unet->vae"
+    # The autoencoder last, so that the UNet has left the device when the decoder's large activations come.
+    model_cpu_offload_seq = "estimator->unet->vae"
+    # Its tokens are looked up, not computed by a forward pass that could fetch them.
+    _exclude_from_cpu_offload = ["prompt"]  # noqa: RUF012
     _optional_components = ["estimator"]  # noqa: RUF012  (diffusers reads a plain class attribute)
 
     def __init__(
@@ -164,7 +168,6 @@ class IDaSSRPipeline(DiffusionPipeline):
             pipe = cls.from_backbone(load_sd_turbo(sd_path, dtype=dtype), None)
         if adapter is not None:
             pipe._merge(adapter)
-        pipe._realign()
         return pipe.eval()
 
     @classmethod
@@ -176,7 +179,6 @@ class IDaSSRPipeline(DiffusionPipeline):
         settings = folder.parent / "config.yaml"
         steering = OmegaConf.to_container(OmegaConf.load(settings).steering) if settings.is_file() else None
         pipe = cls.from_backbone(backbone, estimator, method, steering)  # type: ignore[arg-type]
-        pipe._realign()
         return pipe.to(dtype).eval()
 
     def _merge(self, folder: Path) -> None:
@@ -197,15 +199,18 @@ class IDaSSRPipeline(DiffusionPipeline):
 
     def _realign(self) -> None:
         """Copy weights out of the mapped file: it does not align them, and CPU kernels then sum in another order."""
-        for part in (self.vae, self.unet, self.prompt, self.estimator):
-            for parameter in part.parameters() if part is not None else ():
+        for part in self._networks:
+            for parameter in part.parameters():
                 parameter.data = parameter.data.clone()
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        return [part for part in self.components.values() if isinstance(part, nn.Module)]
 
     def eval(self) -> IDaSSRPipeline:
         """Put all networks into inference mode."""
-        for part in (self.vae, self.unet, self.prompt, self.estimator):
-            if part is not None:
-                part.eval().requires_grad_(False)
+        for part in self._networks:
+            part.eval().requires_grad_(False)
         return self
 
     def set_steering(self, name: str | None = None, **args: Any) -> None:
@@ -232,6 +237,8 @@ class IDaSSRPipeline(DiffusionPipeline):
                 raise ValueError(
                     "This pipeline holds a prior only; load it with IDaSSRPipeline.from_pretrained(..., method='idas')."
                 )
+            # Here and not on loading: as a custom pipeline this class is loaded by diffusers' own from_pretrained.
+            self._realign()
             schedule = NoiseSchedule.from_config(self.scheduler.config)
             statistics = (self.config["latents_mean"], self.config["latents_std"])
             backbone = LatentBackbone(self.vae, self.unet, self.prompt, schedule, *statistics)
@@ -242,7 +249,16 @@ class IDaSSRPipeline(DiffusionPipeline):
             ).eval()
         # Positions and residuals decide everything that follows, and MINE is small: never in half precision.
         self._method.estimator.float()
-        return self._method.to(self._execution_device)
+        return self._place(self._method)
+
+    def _place(self, method: Method) -> Method:
+        """Move a method to the device it runs on, but for networks that offloading fetches when they are needed."""
+        offloaded = {module for part in self._networks if hasattr(part, "_hf_hook") for module in part.modules()}
+        if not offloaded:
+            return method.to(self._execution_device)
+        for module in set(method.modules()) - offloaded:
+            module._apply(lambda tensor: tensor.to(self._execution_device), recurse=False)
+        return method
 
     # ---- using it ----
 
@@ -291,6 +307,7 @@ class IDaSSRPipeline(DiffusionPipeline):
             )
             for index, hq, trace in zip(indices, *restored, strict=True):
                 results[index] = hq, trace
+        self.maybe_free_model_hooks()
         images = _as_output_type([hq for hq, _ in results], output_type)
         if not return_dict:
             return (images,)

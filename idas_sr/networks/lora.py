@@ -20,6 +20,8 @@ FAKE_SCORE = "fake_score"
 UNTOUCHED = ("time_embedding", "time_emb_proj")
 """The position means the same with and without an adapter."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+"""What peft's own files have before every name; diffusers takes it as ``prefix="base_model.model"``."""
 
 
 def lora_layers(network: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
@@ -99,10 +101,13 @@ class LoraPart(nn.Module):
 
 
 def save_lora(network: nn.Module, name: str, folder: Path) -> None:
-    """Write one adapter in peft's layout: its tensors as safetensors, its configuration as JSON."""
+    """Write one adapter in peft's layout: its tensors as safetensors, its configuration as JSON.
+
+    ``peft.PeftModel.from_pretrained(network, folder)`` reads it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = get_peft_model_state_dict(network, adapter_name=name)
-    save_file({key: value.detach().contiguous() for key, value in tensors.items()}, folder / WEIGHTS)
+    save_file({f"{PREFIX}{key}": value.detach().contiguous() for key, value in tensors.items()}, folder / WEIGHTS)
     settings = network.peft_config[name].to_dict()  # type: ignore[union-attr]
     # Sets have another order in every process.
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
@@ -110,14 +115,14 @@ def save_lora(network: nn.Module, name: str, folder: Path) -> None:
 
 
 def load_lora(network: nn.Module, name: str, folder: Path) -> None:
-    """Put an adapter that ``save_lora`` wrote on ``network``, on.
+    """Put an adapter that ``save_lora`` wrote on ``network``, on; also one of its older files, without peft's prefix.
 
     Raises:
         ValueError: it does not fit.
     """
     settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     _inject(network, LoraConfig(**{key: settings[key] for key in ("r", "lora_alpha", "target_modules")}), name)
-    tensors = load_file(folder / WEIGHTS)
+    tensors = {key.removeprefix(PREFIX): value for key, value in load_file(folder / WEIGHTS).items()}
     own = get_peft_model_state_dict(network, adapter_name=name)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
         raise ValueError(f"The adapter in {folder} does not fit this network.")
