@@ -211,7 +211,7 @@ def test_a_column_that_is_not_there_is_one_sentence(
     done = evaluate(restored, "--reference", reference, "--columns", "psnr_y", "lpips")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith(
-        "evaluate: lpips cannot be"
+        "idas-sr evaluate: error: lpips cannot be"
     )
     assert "alexnet-owt-7be5be79.pth" in done.stderr and str(tmp_path / "torch" / "hub" / "checkpoints") in done.stderr
     # Not asked for, it is left out, and said so.

@@ -475,7 +475,7 @@ def test_command_without_photographs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "something was written before the mistake was seen"
 
 
-def test_command_with_an_unreadable_picture_in_a_worker(tmp_path: Path, monkeypatch) -> None:
+def test_command_with_an_unreadable_picture_in_a_worker(tmp_path: Path, monkeypatch, capsys) -> None:
     folder = tmp_path / "photographs"
     folder.mkdir()
     (folder / "torn_1.png").write_bytes(b"no picture")
@@ -484,8 +484,9 @@ def test_command_with_an_unreadable_picture_in_a_worker(tmp_path: Path, monkeypa
     monkeypatch.setattr(sys, "argv", ["train.py", stage, *TINY, *own])
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
-    message = str(caught.value.code)
-    assert "torn_1.png cannot be read" in message and message.startswith("train: ") and "\n" not in message
+    (message,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert caught.value.code == 1
+    assert "torn_1.png cannot be read" in message and message.startswith("idas-sr train: error: ")
 
 
 def test_stage_before_is_missing(photographs: Path, tmp_path: Path) -> None:

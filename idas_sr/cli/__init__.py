@@ -1,158 +1,101 @@
-"""The command line: ``idas-sr infer`` restores pictures."""
+"""The command line: ``idas-sr COMMAND``; every command is a module here with ``add_arguments`` and ``run``."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import json
+import importlib
+import os
 import sys
-import warnings
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import torch
-from diffusers.utils import logging as diffusers_logging
-from tqdm import tqdm
+from typing import NoReturn
 
 from idas_sr import __version__
-from idas_sr.batch import Job, Outcome, Settings, plan, prepare_output, restore_files
-from idas_sr.build import METHODS, choose
-from idas_sr.cli.arguments import PRECISIONS, build_parser
-from idas_sr.cli.pictures import encoding_of
-from idas_sr.networks.library import find_model, fingerprint
-from idas_sr.pipeline import IDaSSRPipeline
+from idas_sr.cli.machine import choose_device, choose_precision
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+__all__ = ["COMMANDS", "INTERRUPTED", "build_parser", "choose_device", "choose_precision", "main"]
+
+COMMANDS = {
+    "infer": "restore pictures",
+    "train": "train a model, or go on training it",
+    "evaluate": "measure restored pictures, or run a benchmark",
+    "models": "list models, backbones and methods, with size and licence",
+    "doctor": "say what this machine can run, and what is missing",
+}
+"""Name -> what it does. Imported one by one, so that no command waits for what another needs, or fails with it."""
+
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C ended: 128 + SIGINT."""
 
+OFFLINE = "look for nothing on the network: use what is on this machine"
 
-def choose_device(name: str) -> str:
-    """The device that ``name`` stands for here.
+EPILOG = """examples:
+  idas-sr infer -i photo.jpg -o restored --realism 0.3      restore one picture
+  idas-sr doctor                                            what runs here, and what to install for the rest
 
-    Raises:
-        ValueError: this machine has none.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if not there[name]():
-        raise ValueError(
-            f"This machine has no {name} device that torch can use; leave --device out or give --device cpu."
-        )
-    return name
+idas-sr COMMAND --help lists the options of a command. With --offline, before or after the command, nothing is
+looked for on the network.
+"""
 
 
-def choose_precision(name: str, device: str, model: str) -> str:
-    """The precision that ``name`` stands for here.
+class Parser(argparse.ArgumentParser):
+    """Errors are one line."""
 
-    Raises:
-        ValueError: fp16 on the CPU.
-    """
-    if name == "auto":
-        # The small model gains little from half precision and stays equal on every device without it.
-        half = "fp16" if device == "cuda" else "bf16"
-        return half if model == "sd-turbo" else "fp32"
-    if name == "fp16" and device == "cpu":
-        raise ValueError("fp16 is for GPUs; use --precision bf16 or fp32 on the CPU.")
-    return name
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists all options)\n")
 
 
-def infer(args: argparse.Namespace) -> int:
-    """Restore; 0 if every picture was restored or rightly skipped, else 1.
-
-    Raises:
-        ValueError: the run is refused; the message says why.
-    """
-    source = args.input or REPOSITORY / "examples"
-    output = args.output or (REPOSITORY / "results" if args.input is None else Path("results"))
-    if args.input is None and not source.is_dir():
-        raise ValueError("The examples are not part of this installation; give a picture or a folder with -i.")
-    device = choose_device(args.device)
-    precision = choose_precision(args.precision, device, args.model)
-    encoding = encoding_of(args)
-    jobs = plan(source, output, args.recursive, encoding)
-    if args.random_weights:
-        choose(METHODS, "method", args.method)
-        weights = f"random {args.model}"
-        make = functools.partial(IDaSSRPipeline.from_random, args.model, PRECISIONS[precision])
-    else:
-        folder = find_model(args.model, sd_path=args.sd_path)
-        weights = fingerprint(folder)
-        make = functools.partial(
-            IDaSSRPipeline.from_pretrained, folder, args.method, sd_path=args.sd_path, dtype=PRECISIONS[precision]
-        )
-    settings = Settings(
-        weights,
-        args.realism,
-        args.seed,
-        args.upscale,
-        args.color_fix,
-        precision,
-        args.method,
-        __version__,
-        {"steering": args.steering, "kappa": args.kappa},
-        "RANDOM WEIGHTS" if args.random_weights else None,
-        encoding,
-        args.target_size,
+def build_parser(prog: str | None = None, chosen: str | None = None) -> Parser:
+    """The whole command line; only the command ``chosen`` knows its own arguments."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog=prog or "idas-sr",
+        description="One-step super-resolution with a realism dial.",
+        epilog=EPILOG,
+        formatter_class=formatter,
+        allow_abbrev=False,
     )
-    load = functools.cache(lambda: _load(make, args, device))
-    if not args.resume:
-        # Before the first picture, so that a model that does not load refuses the run.
-        load()
-    if args.summary is not None and not args.summary.resolve().parent.is_dir():
-        raise ValueError(f"The folder of --summary {args.summary} does not exist.")
-    prepare_output(output)
-    return _report(jobs, load, settings, args)
+    parser.add_argument("--version", action="version", version=f"idas-sr {__version__}")
+    parser.add_argument("--offline", action="store_true", help=OFFLINE)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, formatter_class=formatter, allow_abbrev=False)
+        if name == chosen:
+            importlib.import_module(f"idas_sr.cli.{name}").add_arguments(command)
+        command.add_argument("--offline", action="store_true", help=OFFLINE)
+    return parser
 
 
-def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
-    pipeline = make()
-    if args.steering is not None or args.kappa is not None:
-        pipeline.set_steering(args.steering, **({} if args.kappa is None else {"kappa": args.kappa}))
-    return pipeline.to(device)
-
-
-def _report(jobs: list[Job], load: Any, settings: Settings, args: argparse.Namespace) -> int:
-    outcomes: list[Outcome] = []
-    try:
-        with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
-            for outcome in restore_files(jobs, load, settings, args.batch_size, args.resume):
-                outcomes.append(outcome)
-                bar.update()
-                if outcome.status == "failed":
-                    bar.write(f"failed: {outcome.reason}", file=sys.stderr)
-                for notice in outcome.notices:
-                    bar.write(f"note: {outcome.job.source}: {notice}", file=sys.stderr)
-    finally:
-        if args.summary is not None:
-            values = {
-                "settings": json.loads(settings.recipe(b"")) | {"input": None},
-                "outcomes": [o.summary() for o in outcomes],
-            }
-            args.summary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    counts = Counter(outcome.status for outcome in outcomes)
-    parts = [f"{counts[status]} {status}" for status in ("restored", "skipped", "failed") if counts[status]]
-    print(f"{', '.join(parts)}; results in {args.output or jobs[0].target.parent}")
-    return 1 if counts["failed"] else 0
+def go_offline() -> None:
+    """Tell the libraries that may use the network not to; they read it once, when they are imported."""
+    for name, value in (("HF_HUB_OFFLINE", "1"), ("WANDB_MODE", "offline"), ("GRADIO_ANALYTICS_ENABLED", "False")):
+        os.environ[name] = value
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run a command line; returns the exit code. A mistake of the user's ends in one line, never in a traceback."""
-    args = build_parser(prog).parse_args(arguments)
-    # Its loading bars and notes on configuration files would hide our own lines.
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--offline" in words:
+        go_offline()
+        # Anywhere on the line, also behind the words of a command's own commands.
+        words = [word for word in words if word != "--offline"]
+    chosen = next((word for word in words if word in COMMANDS), None)
+    args = build_parser(prog, chosen).parse_args(words)
+    _quieten()
     try:
-        with warnings.catch_warnings():
-            # Pillow's remarks on damaged files come beside the error that becomes our one line.
-            warnings.simplefilter("ignore")
-            return infer(args)
+        return importlib.import_module(f"idas_sr.cli.{args.command}").run(args)
     except (ValueError, OSError) as error:
         print(f"{prog or 'idas-sr'} {args.command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{prog or 'idas-sr'} {args.command}: interrupted; --resume goes on from here", file=sys.stderr)
+        hint = {"infer": "; --resume goes on from here", "train": "; the same command goes on from the last checkpoint"}
+        print(f"{prog or 'idas-sr'} {args.command}: interrupted{hint.get(args.command, '')}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _quieten() -> None:
+    """Without diffusers' loading bars and notes on configuration files, which would hide our own lines."""
+    # Here, not above: the parser alone, and what it refuses, should not wait for diffusers.
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()

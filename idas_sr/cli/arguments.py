@@ -1,4 +1,4 @@
-"""The arguments of the command line."""
+"""The arguments of ``idas-sr infer``, and the kinds of values that other commands share."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
-
-from idas_sr import __version__
-from idas_sr.cli.pictures import add_encoding_arguments, size_value
+from idas_sr.cli.machine import PRECISIONS
 from idas_sr.color import COLOR_FIXES
 from idas_sr.pipeline import MAX_UPSCALE, SEED
 from idas_sr.steering import STEERINGS
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 EXAMPLES = """examples:
   %(prog)s                                           restore the three pictures of examples/ into results/
@@ -25,13 +20,6 @@ EXAMPLES = """examples:
   %(prog)s -i photos -o restored --realism 1 -s 2    more detail, at twice the size
   %(prog)s -i photos -o restored --resume            go on where a run was interrupted
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists all options)\n")
 
 
 def realism_value(text: str) -> float:
@@ -80,18 +68,6 @@ def _add(group: Any, *names: str, aliases: Sequence[str] = (), **options: Any) -
         group.add_argument(*aliases, dest=action.dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kept)
 
 
-def build_parser(prog: str | None = None) -> Parser:
-    """The whole command line."""
-    parser = Parser(
-        prog=prog or "idas-sr", description="One-step super-resolution with a realism dial.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"idas-sr {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    infer = commands.add_parser("infer", help="restore pictures", allow_abbrev=False)
-    add_infer_arguments(infer)
-    return parser
-
-
 def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``infer``."""
     parser.description = "Restore a picture or a folder of pictures. Every output is STEM.png in the output folder."
@@ -130,7 +106,6 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="skip results that were made from the same input with the same settings",
     )
-    add_encoding_arguments(files)
     _add(files, "--summary", type=Path, metavar="PATH", help="write what was done as JSON")
 
     result = parser.add_argument_group("result")
@@ -142,9 +117,8 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="0 stays closest to the input, 1 gives most detail (default: %(default)s)",
     )
-    size = result.add_mutually_exclusive_group()
     _add(
-        size,
+        result,
         "-s",
         "--upscale",
         aliases=("--scale",),
@@ -152,13 +126,6 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         default=4.0,
         metavar="S",
         help="size of the result over that of the input; the network works at 4 (default: 4)",
-    )
-    _add(
-        size,
-        "--target-size",
-        type=size_value,
-        metavar="SIZE",
-        help="of the result in pixels: 1920x1080, 1920x, x1080, long:1920 or short:1080",
     )
     _add(
         result,
