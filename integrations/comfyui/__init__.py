@@ -1,0 +1,102 @@
+"""ComfyUI nodes that restore pictures with idas_sr: one loads a model, one restores a batch of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idas_sr.cli import choose_device, choose_precision
+from idas_sr.cli.arguments import PRECISIONS
+from idas_sr.color import COLOR_FIXES
+from idas_sr.pipeline import IDaSSRPipeline
+
+CATEGORY = "image/upscaling"
+PIPE = "IDAS_SR"
+"""Type of the wire between the two nodes."""
+
+
+class IDaSSRLoader:
+    """Loads a model of the package (``compact``), a folder that ``save_pretrained`` wrote, or a Hub id."""
+
+    CATEGORY, FUNCTION = CATEGORY, "load"
+    RETURN_TYPES, RETURN_NAMES = (PIPE,), ("idas_sr",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  (the name that ComfyUI asks for)
+        return {
+            "required": {"model": ("STRING", {"default": "compact"})},
+            "optional": {
+                "device": (["auto", "cuda", "mps", "cpu"],),
+                "precision": (["auto", *PRECISIONS],),
+                "sd_path": ("STRING", {"default": "", "tooltip": "SD-Turbo's weights, for adapters on them"}),
+                "revision": ("STRING", {"default": "", "tooltip": "of a Hub repository"}),
+            },
+        }
+
+    def load(
+        self, model: str, device: str = "auto", precision: str = "auto", sd_path: str = "", revision: str = ""
+    ) -> tuple[IDaSSRPipeline]:
+        """The pipeline on its device.
+
+        Raises:
+            ValueError: no such model or device here; the message says what there is.
+        """
+        where = choose_device(device)
+        dtype = PRECISIONS[choose_precision(precision, where, model)]
+        pipe = IDaSSRPipeline.from_pretrained(model, sd_path=sd_path or None, revision=revision or None, dtype=dtype)
+        return (pipe.to(where),)
+
+
+class IDaSSRUpscale:
+    """Restores a batch of images, one after the other."""
+
+    CATEGORY, FUNCTION = CATEGORY, "upscale"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {
+            "required": {
+                "idas_sr": (PIPE,),
+                "image": ("IMAGE",),
+                "realism": ("FLOAT", {"default": 0.5, "min": 0.0, "max": 1.0, "step": 0.05}),
+                "seed": ("INT", {"default": 42, "min": 0, "max": 2**64 - 1}),
+                "upscale": ("FLOAT", {"default": 4.0, "min": 1.0, "max": 8.0, "step": 0.25}),
+                "color_fix": (list(COLOR_FIXES),),
+            },
+        }
+
+    def upscale(
+        self,
+        idas_sr: IDaSSRPipeline,
+        image: Tensor,
+        realism: float = 0.5,
+        seed: int = 42,
+        upscale: float = 4.0,
+        color_fix: str = "none",
+    ) -> tuple[Tensor]:
+        """(B, h, w, 3) in [0, 1] -> (B, H, W, 3) fp32 in [0, 1] on the CPU; a fourth channel (transparency) is dropped.
+
+        Raises:
+            ValueError: an argument out of its range.
+        """
+        pictures = [
+            # One at a time: ComfyUI's batches may be whole videos.
+            idas_sr(
+                one[None, ..., :3].movedim(-1, 1).clamp(0, 1),
+                realism=realism,
+                seed=seed,
+                upscale=upscale,
+                color_fix=color_fix,
+                output_type="pt",
+            ).images
+            for one in image
+        ]
+        return (torch.cat(pictures).movedim(1, -1).contiguous(),)
+
+
+NODE_CLASS_MAPPINGS = {"IDaSSRLoader": IDaSSRLoader, "IDaSSRUpscale": IDaSSRUpscale}
+NODE_DISPLAY_NAME_MAPPINGS = {"IDaSSRLoader": "IDaS-SR: load model", "IDaSSRUpscale": "IDaS-SR: restore (realism dial)"}
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
