@@ -40,11 +40,13 @@ def test_a_batch_goes_through_both_nodes(nodes: ModuleType, tmp_path: Path) -> N
     pipe.save_pretrained(tmp_path)
     (loaded,) = nodes.IDaSSRLoader().load(str(tmp_path), device="cpu")
     assert isinstance(loaded, IDaSSRPipeline)
-    batch = torch.stack([torch.from_numpy(picture[60:92, 100:148] / 255) for picture in (data.chelsea(), data.coffee())])
+    batch = torch.stack(
+        [torch.from_numpy(picture[60:92, 100:148] / 255) for picture in (data.chelsea(), data.coffee())]
+    )
     batch = batch.float()
     (out,) = nodes.IDaSSRUpscale().upscale(loaded, batch, realism=0.7, seed=2**64 - 1)
     assert out.shape == (2, 128, 192, 3) and out.dtype == torch.float32 and out.is_contiguous()
-    assert 0 <= out.min() and out.max() <= 1
+    assert out.min() >= 0 and out.max() <= 1
     for picture, restored in zip(batch.numpy(), out.numpy(), strict=True):
         (expected,) = pipe(picture, realism=0.7, seed=2**64 - 1, output_type="np").images
         assert (restored == expected).all()
