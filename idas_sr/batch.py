@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
-from idas_sr.images import EXTENSIONS, read_image, read_text, stamp, write_png
-from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline
-
-RECIPE_KEY = "idas_sr"
-"""Entry of an output's PNG text metadata that says how it was made."""
+from idas_sr.imagefiles.formats import EXTENSIONS, Encoding
+from idas_sr.imagefiles.reading import PictureFile, one_line, read_picture
+from idas_sr.imagefiles.sizes import TargetSize
+from idas_sr.imagefiles.writing import check_sides, read_recipe, save_picture
+from idas_sr.images import stamp, to_pil, to_tensors
+from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline, target_size
+from idas_sr.resample import resize
 
 
 class RefusedError(ValueError):
@@ -41,6 +42,8 @@ class Settings:
         model: fingerprint of the weights.
         extra: steering and other settings of the method, JSON values.
         watermark: written across every output; for pictures that are no results.
+        encoding: how outputs are written.
+        size: of every output in pixels; takes the place of ``upscale``.
     """
 
     model: str
@@ -53,6 +56,8 @@ class Settings:
     version: str
     extra: dict[str, Any] = field(default_factory=dict)
     watermark: str | None = None
+    encoding: Encoding = Encoding()  # noqa: RUF009  (frozen)
+    size: TargetSize | None = None
 
     def recipe(self, content: bytes) -> str:
         """JSON text that is equal for equal outputs; ``content`` are the bytes of the input file."""
@@ -62,10 +67,21 @@ class Settings:
             del recipe["seed"]
         return json.dumps(recipe, sort_keys=True)
 
+    def size_of(self, picture: PictureFile, job: Job) -> tuple[int, int]:
+        """(height, width) of the output.
+
+        Raises:
+            ValueError: it cannot be had, or the format cannot hold it.
+        """
+        height, width = picture.colour.shape[-2:]
+        size = self.size.resolve(height, width) if self.size else target_size(height, width, self.upscale)
+        check_sides(*size, self.encoding.format_of(job.target.suffix))
+        return size
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job: ``restored``, ``skipped`` or ``failed``, with the reason."""
+    """What became of one job: ``restored``, ``skipped`` or ``failed``, with the reason; and what was converted."""
 
     job: Job
     status: str
@@ -73,6 +89,7 @@ class Outcome:
     seconds: float = 0.0
     size: tuple[int, int] | None = None
     trace: dict[str, float] | None = None
+    notices: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """As JSON values."""
@@ -81,8 +98,8 @@ class Outcome:
         return {"input": str(self.job.source), "output": str(self.job.target), **values}
 
 
-def plan(source: Path, output: Path, recursive: bool = False) -> list[Job]:
-    """Pair every picture of a file or folder with its output STEM.png; sub-folders are kept with ``recursive``.
+def plan(source: Path, output: Path, recursive: bool = False, encoding: Encoding | None = None) -> list[Job]:
+    """Pair every picture of a file or folder with its output, named by ``encoding``; ``recursive`` keeps sub-folders.
 
     Raises:
         RefusedError: no such input, no picture in it, two inputs with one output name, or outputs among the inputs.
@@ -96,7 +113,10 @@ def plan(source: Path, output: Path, recursive: bool = False) -> list[Job]:
         raise RefusedError(
             f"The output folder {output} lies in the input folder, whose folders are all read; choose another with -o."
         )
-    jobs = [Job(path, output / path.relative_to(root).with_suffix(".png")) for path in _pictures(source, recursive)]
+    name = (encoding or Encoding()).name_of
+    jobs = [
+        Job(path, (output / path.relative_to(root)).with_name(name(path.name))) for path in _pictures(source, recursive)
+    ]
     if not jobs:
         hint = "" if recursive else " (folders in it are read with --recursive)"
         raise RefusedError(f"There is no picture in {source}{hint}; known are {', '.join(sorted(EXTENSIONS))}.")
@@ -153,31 +173,34 @@ def restore_files(
         resume: skip outputs that were made from the same input with the same settings.
     """
     for start in range(0, len(jobs), batch_size):
-        ready: list[tuple[Job, Tensor, str]] = []
+        ready: list[tuple[Job, PictureFile, str]] = []
         for job in jobs[start : start + batch_size]:
             try:
                 recipe = settings.recipe(job.source.read_bytes())
-                if resume and read_text(job.target, RECIPE_KEY) == recipe:
+                if resume and read_recipe(job.target) == recipe:
                     yield Outcome(job, "skipped", "made before from the same input with the same settings")
                     continue
-                ready.append((job, read_image(job.source), recipe))
+                picture = read_picture(job.source)
+                settings.size_of(picture, job)
+                ready.append((job, picture, recipe))
             except (OSError, ValueError) as error:
-                yield Outcome(job, "failed", _one_line(error))
+                yield Outcome(job, "failed", _naming(job, error))
         if ready:
             yield from _restore_batch(load(), ready, settings)
 
 
 def _restore_batch(
-    pipeline: IDaSSRPipeline, ready: list[tuple[Job, Tensor, str]], settings: Settings
+    pipeline: IDaSSRPipeline, ready: list[tuple[Job, PictureFile, str]], settings: Settings
 ) -> Iterator[Outcome]:
     begin = time.perf_counter()
     try:
         result = pipeline(
-            [picture[0] for _, picture, _ in ready],
+            [picture.colour for _, picture, _ in ready],
             realism=settings.realism,
-            upscale=settings.upscale,
+            upscale=4.0 if settings.size else settings.upscale,
             seed=settings.seed,
             color_fix=settings.color_fix,
+            output_type="pt",
             return_trace=True,
         )
     except (RuntimeError, MemoryError, ValueError) as error:
@@ -186,26 +209,39 @@ def _restore_batch(
             for one in ready:
                 yield from _restore_batch(pipeline, [one], settings)
         else:
-            yield Outcome(ready[0][0], "failed", f"{ready[0][0].source} could not be restored: {_one_line(error)}")
+            yield Outcome(ready[0][0], "failed", f"{ready[0][0].source} could not be restored: {one_line(error)}")
         return
     assert isinstance(result, IDaSSROutput) and result.trace is not None
     seconds = (time.perf_counter() - begin) / len(ready)
-    for (job, _, recipe), image, trace in zip(ready, result.images, result.trace, strict=True):
-        yield _write(job, image, recipe, settings, seconds, trace)
+    for (job, picture, recipe), restored, trace in zip(ready, result.images, result.trace, strict=True):
+        assert isinstance(restored, Tensor)
+        yield _write(job, picture, restored, recipe, settings, seconds, trace)
 
 
 def _write(
-    job: Job, image: Image.Image, recipe: str, settings: Settings, seconds: float, trace: dict[str, float]
+    job: Job,
+    picture: PictureFile,
+    restored: Tensor,
+    recipe: str,
+    settings: Settings,
+    seconds: float,
+    trace: dict[str, float],
 ) -> Outcome:
+    height, width = settings.size_of(picture, job)
+    restored = resize(restored[None], (height, width))[0].clamp(0, 1)
     if settings.watermark is not None:
-        image = stamp(image, settings.watermark)
+        (restored,) = to_tensors(stamp(to_pil(restored), settings.watermark))
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        write_png(image, job.target, {RECIPE_KEY: recipe})
-    except OSError as error:
-        return Outcome(job, "failed", f"{job.target} could not be written: {error.strerror or error}")
-    return Outcome(job, "restored", None, round(seconds, 4), image.size, trace)
+        said = save_picture(restored, picture, job.target, settings.encoding, recipe)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        return Outcome(job, "failed", f"{job.target} could not be written: {reason}")
+    notices = (*picture.notices, *said)
+    return Outcome(job, "restored", None, round(seconds, 4), (width, height), trace, notices)
 
 
-def _one_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _naming(job: Job, error: BaseException) -> str:
+    """The error in one line that names the file."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if str(job.source) in line else f"{job.source} cannot be restored: {line}"

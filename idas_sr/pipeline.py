@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from omegaconf import OmegaConf
@@ -32,7 +31,7 @@ from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import STATISTICS, attach_adapters, load_parts
-from idas_sr.resample import pad_to_multiple, upsample
+from idas_sr.resample import pad_to_multiple, resize, upsample
 from idas_sr.schedule import NoiseSchedule
 
 SEED = 42
@@ -326,9 +325,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         hq = result.hq[..., : height * method.scale, : width * method.scale]
         # Before any resampling, against the picture itself: padding must not leak into its colours.
         hq = (COLOR_FIXES[color_fix](hq, upsample(signed, method.scale)) / 2 + 0.5).clamp(0, 1)
-        size = target_size(height, width, upscale)
-        if size != tuple(hq.shape[-2:]):
-            hq = F.interpolate(hq, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        hq = resize(hq, target_size(height, width, upscale)).clamp(0, 1)
         steered = result.steered
         columns = (result.anchor.timestep, steered.timestep, steered.keep, steered.fresh)
         rows = torch.stack([column.float() for column in columns], dim=1).tolist()

@@ -23,3 +23,13 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
         image = F.pad(image, (0, right, 0, down), mode="reflect")
     assert image.shape[-2] >= height and image.shape[-1] >= width
     return image
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) to ``size`` (height, width): bicubic, low-passed where it shrinks; as it is where the size is right.
+
+    Bicubic overshoots at edges; whoever needs a range clamps.
+    """
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)

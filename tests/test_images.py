@@ -49,7 +49,8 @@ def test_every_mode_becomes_three_channels(tmp_path: Path, mode: str) -> None:
         image = Image.fromarray(wide if mode == "I;16" else wide.astype(np.int32))
     else:
         image = Image.fromarray(CAT).convert(mode)
-    image.save(tmp_path / "picture.tif")
+    # Pillow does not read again the uncompressed YCbCr TIFFs that it writes.
+    image.save(tmp_path / "picture.tif", compression="tiff_deflate" if mode == "YCbCr" else None)
     tensor = read_image(tmp_path / "picture.tif")
     assert tensor.shape == (1, 3, 48, 64)
     if mode in ("L", "I;16", "I"):

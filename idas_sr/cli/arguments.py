@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idas_sr.cli.machine import PRECISIONS
+from idas_sr.cli.pictures import add_encoding_arguments, size_value
 from idas_sr.color import COLOR_FIXES
 from idas_sr.pipeline import MAX_UPSCALE, SEED
 from idas_sr.steering import STEERINGS
@@ -106,6 +107,7 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="skip results that were made from the same input with the same settings",
     )
+    add_encoding_arguments(files)
     _add(files, "--summary", type=Path, metavar="PATH", help="write what was done as JSON")
 
     result = parser.add_argument_group("result")
@@ -117,8 +119,9 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="0 stays closest to the input, 1 gives most detail (default: %(default)s)",
     )
+    size = result.add_mutually_exclusive_group()
     _add(
-        result,
+        size,
         "-s",
         "--upscale",
         aliases=("--scale",),
@@ -126,6 +129,13 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         default=4.0,
         metavar="S",
         help="size of the result over that of the input; the network works at 4 (default: 4)",
+    )
+    _add(
+        size,
+        "--target-size",
+        type=size_value,
+        metavar="SIZE",
+        help="of the result in pixels: 1920x1080, 1920x, x1080, long:1920 or short:1080",
     )
     _add(
         result,

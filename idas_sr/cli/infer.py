@@ -18,6 +18,7 @@ from idas_sr.batch import Job, Outcome, Settings, plan, prepare_output, restore_
 from idas_sr.build import METHODS, choose
 from idas_sr.cli.arguments import add_infer_arguments as add_arguments
 from idas_sr.cli.machine import PRECISIONS, choose_device, choose_precision
+from idas_sr.cli.pictures import encoding_of
 from idas_sr.networks.library import find_model, fingerprint
 from idas_sr.pipeline import IDaSSRPipeline
 
@@ -45,7 +46,8 @@ def _restore(args: argparse.Namespace) -> int:
         raise ValueError("The examples are not part of this installation; give a picture or a folder with -i.")
     device = choose_device(args.device)
     precision = choose_precision(args.precision, device, args.model)
-    jobs = plan(source, output, args.recursive)
+    encoding = encoding_of(args)
+    jobs = plan(source, output, args.recursive, encoding)
     if args.random_weights:
         choose(METHODS, "method", args.method)
         weights = f"random {args.model}"
@@ -67,6 +69,8 @@ def _restore(args: argparse.Namespace) -> int:
         __version__,
         {"steering": args.steering, "kappa": args.kappa},
         "RANDOM WEIGHTS" if args.random_weights else None,
+        encoding,
+        args.target_size,
     )
     load = functools.cache(lambda: _load(make, args, device))
     if not args.resume:
@@ -94,6 +98,8 @@ def _report(jobs: list[Job], load: Any, settings: Settings, args: argparse.Names
                 bar.update()
                 if outcome.status == "failed":
                     bar.write(f"failed: {outcome.reason}", file=sys.stderr)
+                for notice in outcome.notices:
+                    bar.write(f"note: {outcome.job.source}: {notice}", file=sys.stderr)
     finally:
         if args.summary is not None:
             values = {
