@@ -33,6 +33,7 @@ from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import STATISTICS, attach_adapters, load_parts
 from idas_sr.resample import pad_to_multiple, resize, upsample
 from idas_sr.schedule import NoiseSchedule
+from idas_sr.types import Memory
 
 SEED = 42
 MAX_UPSCALE = 16.0
@@ -273,6 +274,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         return_trace: bool = False,
+        memory: Memory | None = None,
     ) -> IDaSSROutput | tuple[Any]:
         """Restore pictures.
 
@@ -287,11 +289,14 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             output_type: ``pil``, ``np`` or ``pt``.
             return_dict: False returns the tuple ``(images,)``.
             return_trace: also report the positions, see ``IDaSSROutput``.
+            memory: of a single picture, see ``Session``, which takes care that it is the same one.
 
         Raises:
             ValueError: an argument out of its range; no restoration is started then.
         """
         pictures = to_tensors(image)
+        if memory is not None and len(pictures) > 1:
+            raise ValueError("A memory belongs to one picture; restore several without it.")
         levels = _check(len(pictures), realism, upscale, generator, seed, color_fix, output_type)
         if generator is not None:
             seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device))
@@ -302,7 +307,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         for indices in same_size.values():
             lq = torch.stack([pictures[i] for i in indices])
             restored = self._restore(
-                lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix
+                lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix, memory
             )
             for index, hq, trace in zip(indices, *restored, strict=True):
                 results[index] = hq, trace
@@ -313,14 +318,14 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         return IDaSSROutput(images=images, trace=[trace for _, trace in results] if return_trace else None)
 
     def _restore(
-        self, lq: Tensor, realism: list[float], seed: int, upscale: float, color_fix: str
+        self, lq: Tensor, realism: list[float], seed: int, upscale: float, color_fix: str, memory: Memory | None
     ) -> tuple[Tensor, list[dict[str, float]]]:
         """(B, 3, h, w) in [0, 1] -> (B, 3, round(h u), round(w u)) in [0, 1] on the CPU, and traces."""
         method, device = self.restorer, self._execution_device
         height, width = lq.shape[-2:]
         signed = lq.to(device) * 2 - 1
         padded = pad_to_multiple(signed, method.multiple)
-        result = method.restore_image(padded, torch.tensor(realism, device=device), [seed] * len(lq))
+        result = method.restore_image(padded, torch.tensor(realism, device=device), [seed] * len(lq), memory)
         assert result.hq is not None
         hq = result.hq[..., : height * method.scale, : width * method.scale]
         # Before any resampling, against the picture itself: padding must not leak into its colours.

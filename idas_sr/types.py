@@ -40,6 +40,22 @@ class Anchor:
     power: Tensor | None = None
 
 
+@dataclass
+class Memory:
+    """What all restorations of one picture have in common, whatever their realism and seed.
+
+    The first restoration fills it, later ones skip what is in it. It belongs to one ``lq``; given with another one, the
+    result is wrong.
+
+    Attributes:
+        z_lq: (B, C, h, w) latent of the upsampled input.
+        anchor: what the method declared.
+    """
+
+    z_lq: Tensor | None = None
+    anchor: Anchor | None = None
+
+
 @dataclass(frozen=True)
 class Steered:
     """What steering makes of an anchor for one value of realism.

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"methods"},
     {"build"},
     {"pipeline", "training"},
-    {"batch", "verification"},
+    {"batch", "session", "verification"},
     {"evaluation"},
     {"cli"},
 ]

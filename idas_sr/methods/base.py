@@ -12,7 +12,7 @@ from idas_sr.methods.task import Task
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.resample import upsample
 from idas_sr.schedule import NoiseSchedule
-from idas_sr.types import Anchor, Condition, Restored, Steered
+from idas_sr.types import Anchor, Condition, Memory, Restored, Steered
 
 Conditioner = Callable[[Tensor, LatentBackbone], Condition]
 Guider = Callable[[Callable[[Tensor], Tensor], Condition], Tensor]
@@ -45,6 +45,7 @@ class Method(Task):
         condition: Condition | None = None,
         origin: tuple[int, int] = (0, 0),
         decode: bool = True,
+        memory: Memory | None = None,
     ) -> Restored:
         """One network evaluation from a low-quality picture to a high-quality one.
 
@@ -55,11 +56,16 @@ class Method(Task):
             condition: instead of the conditioner's.
             origin: (row, column) of this window on the noise canvas.
             decode: False leaves ``hq`` None, for losses on latents.
+            memory: of the same ``lq``: steps 1 and 2 are done once, however often the picture is restored.
         """
+        memory = Memory() if memory is None else memory
         # 1. The picture as a latent.
-        z_lq = self.backbone.encode(upsample(lq, self.scale))
+        if memory.z_lq is None:
+            memory.z_lq = self.backbone.encode(upsample(lq, self.scale))
         # 2. Anchor: declare where the latent lies, how it deviates and which noise puts it there.
-        anchor = self.anchor(lq, z_lq)
+        if memory.anchor is None:
+            memory.anchor = self.anchor(lq, memory.z_lq)
+        z_lq, anchor = memory.z_lq, memory.anchor
         # 3. Steer: move position and state together.
         seeds = range(len(lq)) if seeds is None else seeds
         steered = self.steering(anchor, z_lq, realism, seeds, self.backbone.schedule, origin)
@@ -74,7 +80,13 @@ class Method(Task):
         # 5. Back to pixels.
         return Restored(self.backbone.decode(z0) if decode else None, z0, anchor, steered, z_lq)
 
-    def restore_image(self, lq: Tensor, realism: float | Tensor = 0.0, seeds: Sequence[int] | None = None) -> Restored:
+    def restore_image(
+        self,
+        lq: Tensor,
+        realism: float | Tensor = 0.0,
+        seeds: Sequence[int] | None = None,
+        memory: Memory | None = None,
+    ) -> Restored:
         """``restore`` without gradients, for people who want a picture."""
         with torch.inference_mode():
-            return self.restore(lq, realism, seeds)
+            return self.restore(lq, realism, seeds, memory=memory)
