@@ -109,7 +109,7 @@ def prepare(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
     for name in ("docs", "examples"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("folder", "LQ", "HQ"):
+    for name in ("folder", "photos", "LQ", "HQ"):
         (folder / name).mkdir()
     Image.fromarray(data.coffee()[100:148, 100:164]).save(folder / "photo.jpg")
     for name, picture in (("cat", data.chelsea()), ("coffee", data.coffee())):
@@ -117,6 +117,7 @@ def prepare(folder: Path) -> None:
         hq.save(folder / "HQ" / f"{name}.png")
         hq.resize((64, 64), Image.Resampling.BICUBIC).save(folder / "LQ" / f"{name}.png")
         Image.fromarray(picture[:40, :56]).save(folder / "folder" / f"{name}.jpg")
+        Image.fromarray(picture[:40, :48]).save(folder / "photos" / f"{name}.jpg")
     tiny_pipeline().save_pretrained(folder / "my-model")
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idas_sr.cli import choose_device, choose_precision
-from idas_sr.cli.arguments import PRECISIONS
+from idas_sr.cli.machine import PRECISIONS, choose_device, choose_precision
 from idas_sr.color import COLOR_FIXES
 from idas_sr.pipeline import IDaSSRPipeline
 
