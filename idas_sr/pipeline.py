@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import STATISTICS, attach_adapters, load_parts
+from idas_sr.realism import Realism, RealismMap, fit_map, per_picture
 from idas_sr.resample import pad_to_multiple, resize, upsample
 from idas_sr.schedule import NoiseSchedule
 from idas_sr.types import Memory
@@ -266,7 +267,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def __call__(
         self,
         image: Picture | Sequence[Picture],
-        realism: float | Sequence[float] = 0.5,
+        realism: Realism = 0.5,
         upscale: float = 4.0,
         generator: torch.Generator | None = None,
         seed: int | None = None,
@@ -280,7 +281,9 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
 
         Args:
             image: PIL picture, array or tensor in [0, 1], a batch or a list of them; sizes may differ.
-            realism: 0 (closest to the input, whatever the seed) to 1 (most detail); one number or one per picture.
+            realism: 0 (closest to the input, whatever the seed) to 1 (most detail); one number, a grey map of the
+                picture's shape (PIL, array or tensor, white is 1), or a list with one of them per picture. A map costs
+                one UNet evaluation per level, ``idas_sr.realism.MAX_LEVELS`` at most, and one decoding.
             upscale: output size over input size. The network works at 4; other factors resample its result.
             generator: one integer is drawn from it as the seed.
             seed: of the fresh noise, the same for every picture, so that a picture's result does not depend on its
@@ -297,12 +300,16 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         pictures = to_tensors(image)
         if memory is not None and len(pictures) > 1:
             raise ValueError("A memory belongs to one picture; restore several without it.")
-        levels = _check(len(pictures), realism, upscale, generator, seed, color_fix, output_type)
+        _check(upscale, generator, seed, color_fix, output_type)
+        given = zip(per_picture(realism, len(pictures)), pictures, strict=True)
+        levels = [fit_map(r, *p.shape[-2:]) if isinstance(r, Tensor) else r for r, p in given]
         if generator is not None:
             seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device))
         same_size: dict[tuple[int, ...], list[int]] = {}
         for index, picture in enumerate(pictures):
-            same_size.setdefault(tuple(picture.shape), []).append(index)
+            # A picture with a map goes alone: the levels are its own.
+            alone = (index,) if isinstance(levels[index], RealismMap) else ()
+            same_size.setdefault((*picture.shape, *alone), []).append(index)
         results: list[Any] = [None] * len(pictures)
         for indices in same_size.values():
             lq = torch.stack([pictures[i] for i in indices])
@@ -318,14 +325,21 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         return IDaSSROutput(images=images, trace=[trace for _, trace in results] if return_trace else None)
 
     def _restore(
-        self, lq: Tensor, realism: list[float], seed: int, upscale: float, color_fix: str, memory: Memory | None
+        self,
+        lq: Tensor,
+        realism: list[float | RealismMap],
+        seed: int,
+        upscale: float,
+        color_fix: str,
+        memory: Memory | None,
     ) -> tuple[Tensor, list[dict[str, float]]]:
         """(B, 3, h, w) in [0, 1] -> (B, 3, round(h u), round(w u)) in [0, 1] on the CPU, and traces."""
         method, device = self.restorer, self._execution_device
         height, width = lq.shape[-2:]
         signed = lq.to(device) * 2 - 1
         padded = pad_to_multiple(signed, method.multiple)
-        result = method.restore_image(padded, torch.tensor(realism, device=device), [seed] * len(lq), memory)
+        amount = _amount(realism, method.multiple, device)
+        result = method.restore_image(padded, amount, [seed] * len(lq), memory)
         assert result.hq is not None
         hq = result.hq[..., : height * method.scale, : width * method.scale]
         # Before any resampling, against the picture itself: padding must not leak into its colours.
@@ -342,21 +356,18 @@ def target_size(height: int, width: int, upscale: float) -> tuple[int, int]:
     return max(1, round(height * upscale)), max(1, round(width * upscale))
 
 
+def _amount(realism: list[float | RealismMap], multiple: int, device: torch.device) -> Tensor | RealismMap:
+    """Of a batch, or of one picture with a map, on the grid of the padded pictures."""
+    if isinstance(realism[0], RealismMap):
+        values = pad_to_multiple(realism[0].values.to(device), multiple)
+        return replace(realism[0], values=values)
+    return torch.tensor(realism, device=device)
+
+
 def _check(
-    count: int,
-    realism: float | Sequence[float],
-    upscale: float,
-    generator: torch.Generator | None,
-    seed: int | None,
-    color_fix: str,
-    output_type: str,
-) -> list[float]:
-    """Refuse what cannot be done; return one realism per picture."""
-    levels = [float(realism)] * count if isinstance(realism, int | float) else [float(r) for r in realism]
-    if len(levels) != count:
-        raise ValueError(f"There are {count} pictures but {len(levels)} values of realism.")
-    if not all(0 <= level <= 1 for level in levels):
-        raise ValueError(f"realism must lie between 0 and 1, not {realism}.")
+    upscale: float, generator: torch.Generator | None, seed: int | None, color_fix: str, output_type: str
+) -> None:
+    """Refuse what cannot be done."""
     if not (math.isfinite(upscale) and 0 < upscale <= MAX_UPSCALE):
         raise ValueError(f"upscale must be above 0 and at most {MAX_UPSCALE:g}, not {upscale}.")
     if generator is not None and seed is not None:
@@ -365,7 +376,6 @@ def _check(
         raise ValueError(f"There is no colour fix called {color_fix!r}; choose one of {', '.join(COLOR_FIXES)}.")
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not {output_type!r}.")
-    return levels
 
 
 def _as_output_type(images: list[Tensor], output_type: str) -> Any:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "idas_sr"
 LAYERS: list[set[str]] = [
     {"types", "hub"},
     {"config", "schedule", "noise", "guidance", "resample", "tiling", "color", "images", "metrics", "torchvision_shim"},
-    {"steering", "imagefiles"},
+    {"steering", "imagefiles", "realism"},
     {"networks"},
     {"conditioning", "losses", "data"},
     {"methods"},

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from idas_sr.methods.task import Task
 from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.realism import RealismMap, over_levels
 from idas_sr.resample import upsample
 from idas_sr.schedule import NoiseSchedule
 from idas_sr.types import Anchor, Condition, Memory, Restored, Steered
@@ -40,7 +41,7 @@ class Method(Task):
     def restore(
         self,
         lq: Tensor,
-        realism: float | Tensor = 0.0,
+        realism: float | Tensor | RealismMap = 0.0,
         seeds: Sequence[int] | None = None,
         condition: Condition | None = None,
         origin: tuple[int, int] = (0, 0),
@@ -51,7 +52,8 @@ class Method(Task):
 
         Args:
             lq: (B, 3, H/s, W/s) in [-1, 1], sides multiples of ``multiple``.
-            realism: 0 stays on the anchor, 1 is the most generative setting; one number or (B,).
+            realism: 0 stays on the anchor, 1 is the most generative setting; one number, (B,), or a map, which costs
+                one evaluation per level.
             seeds: of the fresh noise, one per sample; default 0, 1, 2 ...
             condition: instead of the conditioner's.
             origin: (row, column) of this window on the noise canvas.
@@ -66,24 +68,29 @@ class Method(Task):
         if memory.anchor is None:
             memory.anchor = self.anchor(lq, memory.z_lq)
         z_lq, anchor = memory.z_lq, memory.anchor
-        # 3. Steer: move position and state together.
         seeds = range(len(lq)) if seeds is None else seeds
-        steered = self.steering(anchor, z_lq, realism, seeds, self.backbone.schedule, origin)
-        # 4. Denoise once, told where the state is.
         condition = condition or self.conditioner(lq, self.backbone)
-        z0 = self.guider(
-            lambda tokens: self.backbone.predict_z0(
-                steered.state, steered.timestep, tokens, steered.sigma, anchor.control
-            ),
-            condition,
-        )
+
+        def denoise(level: float | Tensor) -> tuple[Tensor, Steered]:
+            # 3. Steer: move position and state together.
+            steered = self.steering(anchor, z_lq, level, seeds, self.backbone.schedule, origin)
+            # 4. Denoise once, told where the state is.
+            z0 = self.guider(
+                lambda tokens: self.backbone.predict_z0(
+                    steered.state, steered.timestep, tokens, steered.sigma, anchor.control
+                ),
+                condition,
+            )
+            return z0, steered
+
+        z0, steered = over_levels(denoise, realism, *z_lq.shape[-2:])
         # 5. Back to pixels.
         return Restored(self.backbone.decode(z0) if decode else None, z0, anchor, steered, z_lq)
 
     def restore_image(
         self,
         lq: Tensor,
-        realism: float | Tensor = 0.0,
+        realism: float | Tensor | RealismMap = 0.0,
         seeds: Sequence[int] | None = None,
         memory: Memory | None = None,
     ) -> Restored:
