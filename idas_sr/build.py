@@ -15,6 +15,7 @@ from idas_sr.data.sources import in_split, list_entries
 from idas_sr.guidance import GUIDERS
 from idas_sr.losses import FeatureDistance, LearnedDistance
 from idas_sr.methods.base import Method
+from idas_sr.methods.hd_clip import HDClipTask
 from idas_sr.methods.idas import IDaSSR
 from idas_sr.methods.latent_perceptual import LatentPerceptualTask
 from idas_sr.methods.pretrain import AutoencoderTask, PriorTask
@@ -33,7 +34,12 @@ BACKBONES = {
     "tiny": presets.tiny,
     "tiny-sd-turbo": presets.tiny_sd_turbo,
 }
-PRETRAINING = {"autoencoder": AutoencoderTask, "prior": PriorTask, "latent-perceptual": LatentPerceptualTask}
+PRETRAINING = {
+    "autoencoder": AutoencoderTask,
+    "prior": PriorTask,
+    "latent-perceptual": LatentPerceptualTask,
+    "hdclip": HDClipTask,
+}
 UNTRAINED = ("tiny", "tiny-sd-turbo")
 """Backbones that only ever try things; what a loss needs has random weights beside them too."""
 VALIDATION_SEED = 2**31
@@ -149,7 +155,7 @@ def build_method(
     """A restoration method on a backbone; ``training`` is what only its losses need (weights, feature_distance)."""
     parts = (
         backbone,
-        construct(CONDITIONERS, "conditioner", conditioner),
+        construct(CONDITIONERS, "conditioner", conditioner, backbone),
         construct(STEERINGS, "steering", steering),
         construct(GUIDERS, "guider", guider),
     )

@@ -77,10 +77,11 @@ class Steered:
 
 @dataclass(frozen=True)
 class Condition:
-    """Tokens the UNet is told: positive (B, L, D), and negative (B, L, D) for guidance."""
+    """Tokens the UNet is told: positive (B, L, D); negative and empty (B, L, D), or None, for guidance."""
 
     positive: Tensor
     negative: Tensor | None = None
+    empty: Tensor | None = None
 
 
 @dataclass(frozen=True)
