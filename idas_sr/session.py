@@ -47,13 +47,11 @@ class Session:
         anchor, z_lq = self.memory.anchor, self.memory.z_lq
         if anchor is None or z_lq is None:
             return []
-        parts = {"noise": anchor.noise, "deviation": anchor.deviation}
-        cell = {name: None if part is None else part[..., :1, :1] for name, part in parts.items()}
+        noise, deviation = (None if part is None else part[..., :1, :1] for part in (anchor.noise, anchor.deviation))
+        cell = replace(anchor, noise=noise, deviation=deviation)
         method = self.pipeline.restorer
         told = []
         for level in realism:
-            steered = method.steering(
-                replace(anchor, **cell), z_lq[..., :1, :1], level, [0], method.backbone.schedule, (0, 0)
-            )
+            steered = method.steering(cell, z_lq[..., :1, :1], level, [0], method.backbone.schedule, (0, 0))
             told.append(float(steered.timestep))
         return told
