@@ -231,8 +231,13 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         """The method on this pipeline's networks, on their device.
 
         Raises:
-            ValueError: the pipeline holds a prior without an adapter.
+            ValueError: the pipeline holds a prior without an adapter, or its autoencoder cannot be tiled as it is set.
         """
+        if getattr(self.vae, "use_tiling", False) and isinstance(self.vae, AutoencoderTiny):
+            raise ValueError(
+                "diffusers tiles this kind of autoencoder for 3 image and 4 latent channels only, and it has others; "
+                "call pipe.vae.disable_tiling()."
+            )
         if self._method is None:
             if self.estimator is None or self.config["method"] is None:
                 raise ValueError(

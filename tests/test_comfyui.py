@@ -31,8 +31,8 @@ def test_every_node_is_what_comfyui_asks_for(nodes: ModuleType) -> None:
         names = {name for group in inputs.values() for name in group}
         assert names == set(method.__annotations__) - {"return"}
         assert isinstance(node.RETURN_TYPES, tuple) and node.CATEGORY
-        for settings in (entry[1] for group in inputs.values() for entry in group.values() if len(entry) > 1):
-            assert "default" in settings
+        numbers = [entry for group in inputs.values() for entry in group.values() if entry[0] in ("INT", "FLOAT")]
+        assert all("default" in settings for _, settings in numbers)
 
 
 def test_a_batch_goes_through_both_nodes(nodes: ModuleType, tmp_path: Path) -> None:
@@ -53,6 +53,19 @@ def test_a_batch_goes_through_both_nodes(nodes: ModuleType, tmp_path: Path) -> N
     transparent = torch.cat([batch[:1], torch.ones(1, 32, 48, 1)], dim=-1)
     (again,) = nodes.IDaSSRUpscale().upscale(loaded, transparent, realism=0.7, seed=2**64 - 1)
     assert torch.equal(again, out[:1])
+
+
+def test_a_mask_is_realism_by_place(nodes: ModuleType, tiny: IDaSSRPipeline) -> None:
+    image = torch.from_numpy(data.chelsea()[60:92, 100:164] / 255).float()[None].repeat(2, 1, 1, 1)
+    mask = torch.zeros(1, 32, 64)
+    mask[..., 32:] = 1
+    upscale = nodes.IDaSSRUpscale().upscale
+    (mixed,), (faithful,) = upscale(tiny, image, realism_map=mask), upscale(tiny, image, realism=0)
+    (expected,) = tiny(image[0].numpy(), realism=mask[0], output_type="np").images
+    assert (mixed[0].numpy() == expected).all() and torch.equal(mixed[0], mixed[1])
+    assert not torch.equal(mixed, faithful)
+    with pytest.raises(ValueError, match="2 images but 3 realism maps"):
+        upscale(tiny, image, realism_map=mask.repeat(3, 1, 1))
 
 
 def test_mistakes_end_in_a_sentence(nodes: ModuleType, tiny: IDaSSRPipeline) -> None:

@@ -95,6 +95,15 @@ def test_vae_tiling_is_that_of_the_autoencoder(turbo: IDaSSRPipeline) -> None:
     assert torch.equal(restore(turbo, realism=0), whole)
 
 
+def test_an_autoencoder_that_diffusers_cannot_tile_says_so() -> None:
+    pipe = tiny_pipeline()
+    pipe.vae.enable_tiling()
+    with pytest.raises(ValueError, match="4 latent channels only"):
+        restore(pipe)
+    pipe.vae.disable_tiling()
+    assert torch.equal(restore(pipe), restore(tiny_pipeline()))
+
+
 def with_adapter(network: nn.Module, folder: Path) -> nn.Module:
     """A copy of ``network`` under a random adapter, which is written to ``folder``."""
     network = copy.deepcopy(network)

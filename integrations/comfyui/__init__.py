@@ -65,6 +65,7 @@ class IDaSSRUpscale:
                 "upscale": ("FLOAT", {"default": 4.0, "min": 1.0, "max": 8.0, "step": 0.25}),
                 "color_fix": (list(COLOR_FIXES),),
             },
+            "optional": {"realism_map": ("MASK", {"tooltip": "realism by place, white is 1; in place of the number"})},
         }
 
     def upscale(
@@ -75,23 +76,32 @@ class IDaSSRUpscale:
         seed: int = 42,
         upscale: float = 4.0,
         color_fix: str = "none",
+        realism_map: Tensor | None = None,
     ) -> tuple[Tensor]:
         """(B, h, w, 3) in [0, 1] -> (B, H, W, 3) fp32 in [0, 1] on the CPU; a fourth channel (transparency) is dropped.
 
+        Args:
+            realism_map: (1, h, w) or (B, h, w) in [0, 1], realism by place, in place of ``realism``.
+
         Raises:
-            ValueError: an argument out of its range.
+            ValueError: an argument out of its range, or a map of another shape than the images or of another number.
         """
+        if realism_map is not None and len(realism_map) not in (1, len(image)):
+            raise ValueError(
+                f"There are {len(image)} images but {len(realism_map)} realism maps; give one, or one each."
+            )
+        amounts = [realism] * len(image) if realism_map is None else list(realism_map.expand(len(image), -1, -1))
         pictures = [
             # One at a time: ComfyUI's batches may be whole videos.
             idas_sr(
                 one[None, ..., :3].movedim(-1, 1).clamp(0, 1),
-                realism=realism,
+                realism=amount,
                 seed=seed,
                 upscale=upscale,
                 color_fix=color_fix,
                 output_type="pt",
             ).images
-            for one in image
+            for one, amount in zip(image, amounts, strict=True)
         ]
         return (torch.cat(pictures).movedim(1, -1).contiguous(),)
 
