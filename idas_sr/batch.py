@@ -202,6 +202,7 @@ def _restore_batch(
             color_fix=settings.color_fix,
             output_type="pt",
             return_trace=True,
+            tile=settings.extra.get("tile", "auto"),
         )
     except (RuntimeError, MemoryError, ValueError) as error:
         # Most likely too large together; alone each gets its own chance.

@@ -19,17 +19,25 @@ def block(seed: int, row: int, column: int, channels: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).standard_normal((channels, BLOCK, BLOCK), dtype=np.float32)
 
 
-def canvas_noise(seeds: Sequence[int], shape: tuple[int, int, int], origin: tuple[int, int] = (0, 0)) -> Tensor:
+Origin = tuple[int, int] | Sequence[tuple[int, int]]
+"""(row, column) of a window's top left cell on the canvas; one for all samples, or one for each."""
+
+
+def canvas_noise(seeds: Sequence[int], shape: tuple[int, int, int], origin: Origin = (0, 0)) -> Tensor:
     """Window of the seeds' infinite noise canvases.
 
     Args:
         seeds: one per sample; equal seeds give equal noise.
         shape: (C, h, w) of the window.
-        origin: (row, column) of its top left cell on the canvas, not negative.
+        origin: (row, column) of its top left cell on the canvas, not negative; or one per sample.
 
     Returns:
         (B, C, h, w) fp32 on the CPU.
     """
+    if origin and not isinstance(origin[0], int):
+        # Tiles of one picture: what differs is the place, not the seed.
+        each = [canvas_noise([seed], shape, place) for seed, place in zip(seeds, origin, strict=True)]  # type: ignore[arg-type]
+        return torch.cat(each)
     channels, height, width = shape
     top, left = origin
     out = np.empty((len(seeds), channels, height, width), dtype=np.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +26,7 @@ from idas_sr.config import Component
 from idas_sr.hub import HubMixin
 from idas_sr.images import Picture, to_array, to_pil, to_tensors
 from idas_sr.methods.base import Method
+from idas_sr.methods.tiles import Tiles
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.library import choose_adapter, find_model
 from idas_sr.networks.mine import MINE
@@ -31,14 +34,19 @@ from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import STATISTICS, attach_adapters, load_parts
+from idas_sr.planning import Plan, choose_plan, free_memory, is_out_of_memory
 from idas_sr.realism import Realism, RealismMap, fit_map, per_picture
 from idas_sr.resample import pad_to_multiple, resize, upsample
 from idas_sr.schedule import NoiseSchedule
-from idas_sr.types import Memory
+from idas_sr.types import Memory, Restored
 
 SEED = 42
 MAX_UPSCALE = 16.0
 OUTPUT_TYPES = ("pil", "np", "pt")
+MAPS_IN_WORK = 18
+"""Feature maps of a network's finest level that are held at once, measured with both backbones."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -281,6 +289,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         return_dict: bool = True,
         return_trace: bool = False,
         memory: Memory | None = None,
+        tile: int | str = "auto",
     ) -> IDaSSROutput | tuple[Any]:
         """Restore pictures.
 
@@ -298,9 +307,13 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             return_dict: False returns the tuple ``(images,)``.
             return_trace: also report the positions, see ``IDaSSROutput``.
             memory: of a single picture, see ``Session``, which takes care that it is the same one.
+            tile: upper limit of a tile's sides, in pixels of the x4 result; 0: every picture whole; ``auto``: whole
+                where it is small and memory suffices, else tiles that free memory allows. Where memory runs out
+                nevertheless, the picture is started again with a smaller plan, and a warning says so.
 
         Raises:
             ValueError: an argument out of its range; no restoration is started then.
+            MemoryError: not even the smallest tiles fit.
         """
         pictures = to_tensors(image)
         if memory is not None and len(pictures) > 1:
@@ -308,6 +321,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         _check(upscale, generator, seed, color_fix, output_type)
         given = zip(per_picture(realism, len(pictures)), pictures, strict=True)
         levels = [fit_map(r, *p.shape[-2:]) if isinstance(r, Tensor) else r for r, p in given]
+        _check_tile(tile)
         if generator is not None:
             seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device))
         same_size: dict[tuple[int, ...], list[int]] = {}
@@ -319,15 +333,34 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         for indices in same_size.values():
             lq = torch.stack([pictures[i] for i in indices])
             restored = self._restore(
-                lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix, memory
+                lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix, tile, memory
             )
-            for index, hq, trace in zip(indices, *restored, strict=True):
-                results[index] = hq, trace
+            for index, result in zip(indices, restored, strict=True):
+                results[index] = result
         self.maybe_free_model_hooks()
         images = _as_output_type([hq for hq, _ in results], output_type)
         if not return_dict:
             return (images,)
         return IDaSSROutput(images=images, trace=[trace for _, trace in results] if return_trace else None)
+
+    def plan(self, height: int, width: int, tile: int | str = "auto", count: int = 1) -> Plan:
+        """How ``count`` pictures of one size would be cut now; ``tile`` as in a call."""
+        method = self.restorer
+        if tile == "auto":
+            free = free_memory(self._execution_device)
+            return choose_plan(height, width, method.multiple, count * self._pixel_bytes(), free)
+        if tile == 0:
+            return Plan()
+        return Plan.of_tile(int(tile) // method.scale, method.multiple)
+
+    def _pixel_bytes(self) -> float:
+        """Bytes that the networks hold per input pixel in work: the finest level of the greediest one decides."""
+        method, backbone = self.restorer, self.restorer.backbone
+        # The autoencoder's finest level lies at its own pixels, the UNet's at the latent's cells.
+        widths = self.vae.config.get("decoder_block_out_channels") or self.vae.config["block_out_channels"]
+        decoder = widths[0] * (method.scale / backbone.unshuffle) ** 2
+        unet = self.unet.config["block_out_channels"][0] * (method.scale / backbone.downsample) ** 2
+        return MAPS_IN_WORK * max(decoder, unet) * self.unet.dtype.itemsize
 
     def _restore(
         self,
@@ -336,24 +369,82 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         seed: int,
         upscale: float,
         color_fix: str,
+        tile: int | str,
         memory: Memory | None,
-    ) -> tuple[Tensor, list[dict[str, float]]]:
-        """(B, 3, h, w) in [0, 1] -> (B, 3, round(h u), round(w u)) in [0, 1] on the CPU, and traces."""
+    ) -> list[tuple[Tensor, dict[str, float]]]:
+        """(B, 3, h, w) in [0, 1] -> B times (3, round(h u), round(w u)) in [0, 1] on the CPU, and its trace.
+
+        Whole pictures go through the networks together, tiled ones one after the other.
+        """
+        height, width = lq.shape[-2:]
+        plan = self.plan(height, width, tile, len(lq))
+        if plan.tile and len(lq) > 1:
+            each = zip(lq.split(1), realism, strict=True)
+            return [one for part, r in each for one in self._restore(part, [r], seed, upscale, color_fix, tile, memory)]
+        scale, multiple = self.restorer.scale, self.restorer.multiple
+        while True:
+            words = plan.describe(height, width, scale)
+            logger.log(logging.INFO if plan.tile else logging.DEBUG, "%s", words)
+            try:
+                return self._attempt(lq, realism, seed, upscale, color_fix, plan, memory)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler, whose traceback keeps everything alive that did not fit.
+            smaller = plan.smaller(height, width, multiple)
+            if smaller is None:
+                raise MemoryError(f"{words} does not fit into memory, and there is no smaller plan; free some memory.")
+            logger.warning("%s: out of memory, trying a smaller plan", words)
+            gc.collect()
+            if self._execution_device.type == "cuda":
+                torch.cuda.empty_cache()
+            if plan.tile == 0 and len(lq) > 1:
+                each = zip(lq.split(1), realism, strict=True)
+                return [
+                    one for part, r in each for one in self._restore(part, [r], seed, upscale, color_fix, tile, memory)
+                ]
+            plan = smaller
+
+    def _attempt(
+        self,
+        lq: Tensor,
+        realism: list[float | RealismMap],
+        seed: int,
+        upscale: float,
+        color_fix: str,
+        plan: Plan,
+        memory: Memory | None,
+    ) -> list[tuple[Tensor, dict[str, float]]]:
         method, device = self.restorer, self._execution_device
         height, width = lq.shape[-2:]
         signed = lq.to(device) * 2 - 1
-        padded = pad_to_multiple(signed, method.multiple)
-        amount = _amount(realism, method.multiple, device)
-        result = method.restore_image(padded, amount, [seed] * len(lq), memory)
-        assert result.hq is not None
-        hq = result.hq[..., : height * method.scale, : width * method.scale]
+        if plan.tile == 0 or max(height, width) <= plan.tile:
+            padded = pad_to_multiple(signed, method.multiple)
+            amount = _amount(realism, method.multiple, device)
+            result = method.restore_image(padded, amount, [seed] * len(lq), memory)
+            assert result.hq is not None
+            hq = result.hq[..., : height * method.scale, : width * method.scale]
+        else:
+            tiles = Tiles(method, lq[0], realism[0], seed, plan, device)
+            result, hq = tiles.sample, torch.cat(list(tiles.bands()), dim=1)[None]
         # Before any resampling, against the picture itself: padding must not leak into its colours.
         hq = (COLOR_FIXES[color_fix](hq, upsample(signed, method.scale)) / 2 + 0.5).clamp(0, 1)
         hq = resize(hq, target_size(height, width, upscale)).clamp(0, 1)
-        steered = result.steered
-        columns = (result.anchor.timestep, steered.timestep, steered.keep, steered.fresh)
-        rows = torch.stack([column.float() for column in columns], dim=1).tolist()
-        return hq.float().cpu(), [dict(zip(("t_hat", "t_r", "a_r", "b_r"), row, strict=True)) for row in rows]
+        return list(zip(hq.float().cpu(), _traces(result, len(hq)), strict=True))
+
+
+def _traces(result: Restored, count: int) -> list[dict[str, float]]:
+    """Of ``count`` pictures; the samples of a tiled one are averaged."""
+    steered = result.steered
+    columns = (result.anchor.timestep, steered.timestep, steered.keep, steered.fresh)
+    rows = torch.stack([column.float() for column in columns], dim=1)
+    rows = rows if len(rows) == count else rows.mean(0, keepdim=True)
+    return [dict(zip(("t_hat", "t_r", "a_r", "b_r"), row, strict=True)) for row in rows.tolist()]
+
+
+def _check_tile(tile: int | str) -> None:
+    if tile != "auto" and (not isinstance(tile, int) or tile < 0):
+        raise ValueError(f"tile must be 'auto', 0 (whole pictures) or a number of output pixels, not {tile!r}.")
 
 
 def target_size(height: int, width: int, upscale: float) -> tuple[int, int]:

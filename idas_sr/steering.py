@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from idas_sr.noise import canvas_noise
+from idas_sr.noise import Origin, canvas_noise
 from idas_sr.schedule import NoiseSchedule, unsqueeze_like
 from idas_sr.types import Anchor, Steered
 
@@ -88,7 +88,7 @@ class Steering(ABC):
         realism: float | Tensor,
         seeds: Sequence[int],
         schedule: NoiseSchedule,
-        origin: tuple[int, int] = (0, 0),
+        origin: Origin = (0, 0),
     ) -> Steered:
         """Steer an anchor.
 
@@ -98,7 +98,7 @@ class Steering(ABC):
             realism: in [0, 1], one number or (B,).
             seeds: one per sample, of the fresh noise; not read where realism is 0.
             schedule: of the backbone.
-            origin: (row, column) of this window on the noise canvas, for tiles.
+            origin: (row, column) of this window on the noise canvas, or one per sample, for tiles.
 
         Raises:
             ValueError: realism outside [0, 1], or an anchor without noise.

@@ -46,6 +46,13 @@ def count_value(text: str) -> int:
     return int(text)
 
 
+def tile_value(text: str) -> int | str:
+    """``auto`` or a whole number from 0."""
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be auto, 0 for whole pictures, or a number of pixels, not {text}")
+    return text if text == "auto" else int(text)
+
+
 def color_fix_value(text: str) -> str:
     """Entry of COLOR_FIXES; ``nofix`` is what some call ``none``."""
     return "none" if text == "nofix" else text
@@ -217,4 +224,14 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="pictures of equal size at once (default: %(default)s)",
+    )
+    _add(
+        machine,
+        "--tile",
+        aliases=("--tile_size",),
+        type=tile_value,
+        default="auto",
+        metavar="auto|0|N",
+        help="work by tiles of at most N pixels of the x4 result; 0: whole pictures; auto: by free memory "
+        "(default: %(default)s)",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 import sys
 import warnings
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from idas_sr import __version__
 from idas_sr.batch import Job, Outcome, Settings, plan, prepare_output, restore_files
@@ -24,6 +26,7 @@ from idas_sr.pipeline import IDaSSRPipeline
 
 __all__ = ["add_arguments", "run"]
 
+LOGGER = logging.getLogger("idas_sr")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -36,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         # Pillow's remarks on damaged files come beside the error that becomes our one line.
         warnings.simplefilter("ignore")
+        # Plans for large pictures, and what was done where memory ran out.
+        logging.basicConfig(format="%(message)s")
+        LOGGER.setLevel(logging.INFO)
         return _restore(args)
 
 
@@ -67,7 +73,7 @@ def _restore(args: argparse.Namespace) -> int:
         precision,
         args.method,
         __version__,
-        {"steering": args.steering, "kappa": args.kappa},
+        {"steering": args.steering, "kappa": args.kappa, "tile": args.tile},
         "RANDOM WEIGHTS" if args.random_weights else None,
         encoding,
         args.target_size,
@@ -92,7 +98,7 @@ def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
 def _report(jobs: list[Job], load: Any, settings: Settings, args: argparse.Namespace) -> int:
     outcomes: list[Outcome] = []
     try:
-        with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
+        with tqdm(total=len(jobs), unit="picture", disable=None) as bar, logging_redirect_tqdm([LOGGER]):
             for outcome in restore_files(jobs, load, settings, args.batch_size, args.resume):
                 outcomes.append(outcome)
                 bar.update()

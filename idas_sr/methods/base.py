@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from idas_sr.methods.task import Task
 from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.noise import Origin
 from idas_sr.realism import RealismMap, over_levels
 from idas_sr.resample import upsample
 from idas_sr.schedule import NoiseSchedule
@@ -17,7 +19,7 @@ from idas_sr.types import Anchor, Condition, Memory, Restored, Steered
 
 Conditioner = Callable[[Tensor, LatentBackbone], Condition]
 Guider = Callable[[Callable[[Tensor], Tensor], Condition], Tensor]
-Steer = Callable[[Anchor, Tensor, float | Tensor, Sequence[int], NoiseSchedule, tuple[int, int]], Steered]
+Steer = Callable[[Anchor, Tensor, float | Tensor, Sequence[int], NoiseSchedule, Origin], Steered]
 
 
 class Method(Task):
@@ -38,15 +40,32 @@ class Method(Task):
     def anchor(self, lq: Tensor, z_lq: Tensor) -> Anchor:
         """Where the latent z_lq (B, C, h, w) of the picture lq (B, 3, H/s, W/s) is set down."""
 
+    def severity_map(self, lq: Tensor, z_lq: Tensor) -> Tensor:
+        """(B, K, h', w') numbers whose mean over a picture decides its position; arguments as ``anchor``.
+
+        One position per picture, however many tiles: a step of the timestep between tiles is a visible one.
+        """
+        return self.backbone.schedule.log_sigma(self.anchor(lq, z_lq).timestep).reshape(-1, 1, 1, 1)
+
+    def anchor_tile(self, lq: Tensor, z_lq: Tensor, severity: Tensor) -> Anchor:
+        """``anchor`` of a part of a picture whose mean ``severity_map`` is ``severity`` (B, K)."""
+        sigma = severity[:, 0].exp()
+        return replace(self.anchor(lq, z_lq), timestep=self.backbone.schedule.timestep_of(sigma))
+
+    def encode(self, lq: Tensor) -> Tensor:
+        """(B, 3, H/s, W/s) in [-1, 1] -> latent (B, C, h, w) of the enlarged picture."""
+        return self.backbone.encode(upsample(lq, self.scale))
+
     def restore(
         self,
         lq: Tensor,
         realism: float | Tensor | RealismMap = 0.0,
         seeds: Sequence[int] | None = None,
         condition: Condition | None = None,
-        origin: tuple[int, int] = (0, 0),
+        origin: Origin = (0, 0),
         decode: bool = True,
         memory: Memory | None = None,
+        severity: Tensor | None = None,
     ) -> Restored:
         """One network evaluation from a low-quality picture to a high-quality one.
 
@@ -56,17 +75,19 @@ class Method(Task):
                 one evaluation per level.
             seeds: of the fresh noise, one per sample; default 0, 1, 2 ...
             condition: instead of the conditioner's.
-            origin: (row, column) of this window on the noise canvas.
+            origin: (row, column) of this window on the noise canvas, or one per sample.
             decode: False leaves ``hq`` None, for losses on latents.
             memory: of the same ``lq``: steps 1 and 2 are done once, however often the picture is restored.
+            severity: (B, K) mean of ``severity_map`` over the picture that this is a tile of; None: this is all of it.
         """
         memory = Memory() if memory is None else memory
         # 1. The picture as a latent.
         if memory.z_lq is None:
-            memory.z_lq = self.backbone.encode(upsample(lq, self.scale))
+            memory.z_lq = self.encode(lq)
         # 2. Anchor: declare where the latent lies, how it deviates and which noise puts it there.
         if memory.anchor is None:
-            memory.anchor = self.anchor(lq, memory.z_lq)
+            z_lq = memory.z_lq
+            memory.anchor = self.anchor(lq, z_lq) if severity is None else self.anchor_tile(lq, z_lq, severity)
         z_lq, anchor = memory.z_lq, memory.anchor
         seeds = range(len(lq)) if seeds is None else seeds
         condition = condition or self.conditioner(lq, self.backbone)

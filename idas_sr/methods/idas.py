@@ -126,6 +126,12 @@ class IDaSSR(Method):
     def anchor(self, lq: Tensor, z_lq: Tensor) -> Anchor:
         return self.declare(self.estimator(lq, z_lq))
 
+    def severity_map(self, lq: Tensor, z_lq: Tensor) -> Tensor:
+        return self.estimator.severity_map(lq, z_lq)
+
+    def anchor_tile(self, lq: Tensor, z_lq: Tensor, severity: Tensor) -> Anchor:
+        return self.declare(self.estimator(lq, z_lq, severity=severity))
+
     def declare(self, estimate: Estimate) -> Anchor:
         """MINE's words as an anchor: the level becomes a timestep, by the schedule's inverse."""
         timestep = self.backbone.schedule.timestep_of(estimate.log_sigma.exp())

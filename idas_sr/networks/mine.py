@@ -12,6 +12,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from idas_sr.networks.shared import PictureStatistics
 from idas_sr.schedule import unsqueeze_like
 
 MIN_NOISE_POWER = 0.05
@@ -84,6 +85,7 @@ class SeverityHead(nn.Module):
         self.down1 = nn.Conv2d(width, width, 3, stride=2, padding=1)
         self.down2 = nn.Conv2d(width, width * 2, 3, stride=2, padding=1)
         self.local = nn.Conv2d(width * 3, width * 2, 3, padding=1)
+        self.statistics = PictureStatistics()
         self.whole = nn.Linear(width * 6, width * 2)
         self.mix = nn.Conv2d(width * 2, width * 2, 1)
         self.out = nn.Conv2d(width * 2, 2, 1)
@@ -94,17 +96,15 @@ class SeverityHead(nn.Module):
             self.out.bias[1].fill_(1.1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, channels, h, w) -> power (B, 1, ceil(h/4), ceil(w/4)), positive, and residual share (B,) in (0, 1)."""
+        """(B, channels, h, w) -> maps (B, 1, ceil(h/4), ceil(w/4)): power, positive; logit of the residual share."""
         filtered = self.filters(x)
         energy = F.avg_pool2d(filtered.float().square(), self.CELL, ceil_mode=True)
         x = F.silu(self.down2(F.silu(self.down1(F.silu(filtered)))))
         x = torch.cat([x, (energy + 1e-5).log().to(x.dtype)], dim=1)
         # Noise and blur are the whole picture's: what is learnt at one place helps to judge another.
-        mean = x.mean((2, 3))
-        spread = (x.float().var((2, 3), unbiased=False) + 1e-6).sqrt().to(x.dtype)
-        x = F.silu(self.local(x) + unsqueeze_like_channels(self.whole(torch.cat([mean, spread], dim=1))))
+        x = F.silu(self.local(x) + unsqueeze_like_channels(self.whole(self.statistics(x))))
         out = self.out(F.silu(self.mix(x))).float()
-        return out[:, :1].clamp(-12, 4).exp(), out[:, 1].mean((1, 2)).sigmoid()
+        return out[:, :1].clamp(-12, 4).exp(), out[:, 1:]
 
 
 class MINE(ModelMixin, ConfigMixin):
@@ -186,18 +186,32 @@ class MINE(ModelMixin, ConfigMixin):
         """(low, high) of log sigma."""
         return math.log(self.config["sigma_min"]), math.log(self.config["sigma_max"])
 
-    def forward(self, lq: Tensor, z_lq: Tensor, log_sigma: Tensor | None = None) -> Estimate:
+    def severity_map(self, lq: Tensor, z_lq: Tensor) -> Tensor:
+        """(B, 2, h/4, w/4): what the picture's severity is the mean of, squared noise level and logit of the share."""
+        return torch.cat(self.severity(self._inputs(lq, z_lq)), dim=1)
+
+    def _inputs(self, lq: Tensor, z_lq: Tensor) -> Tensor:
+        return torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.dtype)
+
+    def forward(
+        self, lq: Tensor, z_lq: Tensor, log_sigma: Tensor | None = None, severity: Tensor | None = None
+    ) -> Estimate:
         """Estimate the anchor.
 
         Args:
             lq: (B, 3, h * stride, w * stride) in [-1, 1].
             z_lq: (B, C, h, w).
             log_sigma: (B,) true position, instead of the predicted one while training (teacher forcing of the trunk).
+            severity: (B, 2) mean of ``severity_map`` over the picture that this is a tile of; None: of this.
         """
         low, high = self.log_range
-        inputs = torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.dtype)
-        power, share = self.severity(inputs)
-        predicted = 0.5 * power.mean((1, 2, 3)).log().clamp(2 * low, 2 * high)
+        inputs = self._inputs(lq, z_lq)
+        power: Tensor | None = None
+        if severity is None:
+            power, logits = self.severity(inputs)
+            severity = torch.stack([power.mean((1, 2, 3)), logits.mean((1, 2, 3))], dim=1)
+        mean, share = severity[:, 0], severity[:, 1].sigmoid()
+        predicted = 0.5 * mean.log().clamp(2 * low, 2 * high)
         position = predicted if log_sigma is None else log_sigma
         # Detached: what the trunk does with a position must not move the position.
         features, deep = self._trunk(inputs, ((position.detach() - low) / (high - low)) * 1000)

@@ -1,0 +1,258 @@
+"""Tiles: exact where the function is local, one position and one noise per picture, no seam, and plans that fit."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_pipeline
+from skimage import data
+from torch import Tensor, nn
+
+from idas_sr.methods.tiles import Tiles
+from idas_sr.networks.shared import PictureStatistics, SharedStatistics
+from idas_sr.pipeline import IDaSSRPipeline
+from idas_sr.planning import Plan, choose_plan, is_out_of_memory
+from idas_sr.tiling import Axis, Grid, Window, tiled
+
+COFFEE = data.coffee()[:96, 100:228]
+
+
+def picture_of(height: int, width: int) -> Tensor:
+    return torch.from_numpy(np.resize(data.chelsea(), (height, width, 3))).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (64, 2000), (513, 511), (100, 100)])
+@pytest.mark.parametrize(("tile", "overlap", "batch"), [(128, 32, 1), (64, 24, 4), (4096, 64, 1)])
+@pytest.mark.parametrize("scale", [1, 4])
+def test_identity_through_the_tiler_is_exact(
+    size: tuple[int, int], tile: int, overlap: int, batch: int, scale: int
+) -> None:
+    picture, seen = picture_of(*size), []
+
+    def identity(tiles: Tensor) -> Tensor:
+        seen.append(tiles.shape)
+        return F.interpolate(tiles, scale_factor=scale, mode="nearest")
+
+    out = tiled(identity, tile, overlap, scale, batch=batch)(picture)
+    assert out.shape == (1, 3, size[0] * scale, size[1] * scale)
+    assert float((out - identity(picture)).abs().max()) <= 1e-6
+    assert all(max(shape[-2:]) <= tile and len(shape) == 4 and shape[0] <= batch for shape in seen[:-1])
+    assert tile > max(size) or len(seen) > 2
+
+
+@pytest.mark.parametrize(("length", "tile", "overlap"), [(2000, 128, 32), (513, 128, 32), (97, 96, 48), (300, 96, 48)])
+def test_windows_are_symmetric_and_sum_to_one(length: int, tile: int, overlap: int) -> None:
+    axis = Axis.cover(length, tile, overlap)
+    assert axis.tile <= tile and axis.starts[0] == 0 and axis.starts[-1] + axis.tile == length
+    assert min(axis.overlaps()) >= overlap
+    weights, total = axis.weights(2), torch.zeros(2 * length)
+    for start, weight in zip(axis.starts, weights, strict=True):
+        total[2 * start : 2 * (start + axis.tile)] += weight
+    assert float((total - 1).abs().max()) <= 1e-6
+    # Read from the other end, the axis has the same weights, but for overlaps that differ by rounding.
+    if len(set(axis.overlaps())) == 1:
+        for weight, mirrored in zip(weights, reversed(weights), strict=True):
+            assert torch.allclose(weight, mirrored.flip(0), atol=1e-6)
+    assert all(float(weight[: overlap // 4].max()) == 0 for weight in weights[1:])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (96, 128), (516, 64)])
+def test_own_parts_cover_the_picture_once(size: tuple[int, int]) -> None:
+    count = torch.zeros(size)
+    for window, own in Grid.cover(*size, 48, 16, 4).with_cores(4):
+        count[window.top + own[0].start : window.top + own[0].stop][
+            :, window.left + own[1].start : window.left + own[1].stop
+        ] += 1
+        assert window.height <= 48 and window.top % 4 == own[0].start % 4 == 0
+    assert torch.equal(count, torch.ones(size))
+
+
+def test_impossible_tiles_are_refused() -> None:
+    with pytest.raises(ValueError, match="below the tile"):
+        Axis.cover(100, 20, 20)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        Axis.cover(100, 22, 8, 4)
+
+
+# ---- statistics ----
+
+
+def test_shared_statistics_make_a_tile_part_of_its_picture() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(4, 8), nn.SiLU(), nn.Conv2d(8, 8, 1), nn.GroupNorm(2, 8))
+    nn.init.normal_(network[1].weight)
+    # Contrast only where the last quarter is not.
+    picture = picture_of(64, 96) * torch.linspace(1, 0.1, 96)
+    quarters = torch.cat([picture[..., y : y + 32, x : x + 48] for y in (0, 32) for x in (0, 48)])
+    shared = SharedStatistics(network)
+    with torch.no_grad():
+        whole = network(picture)
+        with shared.measured(0.0):
+            together = network(quarters)
+        with shared.used():
+            alone = network(quarters[3:])
+        assert isinstance(network[1], nn.GroupNorm)
+        by_itself = network(quarters[3:])
+    assert torch.allclose(together[3:], whole[..., 32:, 48:], atol=1e-5)
+    assert torch.allclose(alone, whole[..., 32:, 48:], atol=1e-5)
+    assert not torch.allclose(by_itself, alone, atol=0.05)
+
+
+def test_every_call_of_a_round_has_its_own_statistics() -> None:
+    network = nn.Sequential(PictureStatistics())
+    shared, (first, second) = SharedStatistics(network), torch.randn(2, 1, 4, 8, 8).unbind(0)
+    with shared.measured(0.0):
+        measured = network(first), network(3 * second)
+    for _ in range(2):
+        with shared.used():
+            assert torch.equal(network(second), measured[0])
+            assert torch.equal(network(second), measured[1])
+    with pytest.raises(RuntimeError, match="not measured"), SharedStatistics(network).used():
+        network(first)
+
+
+# ---- pictures ----
+
+
+def restored(pipe: IDaSSRPipeline, **options: object) -> Tensor:
+    images = pipe(COFFEE, output_type="pt", **options).images  # type: ignore[arg-type]
+    assert isinstance(images, Tensor)
+    return images
+
+
+def test_tiles_give_what_the_whole_picture_gives(tiny: IDaSSRPipeline) -> None:
+    whole, parts = (restored(tiny, realism=0.7, tile=tile) for tile in (0, 256))
+    error = (whole - parts).square().mean().sqrt()
+    assert 0 < float(error) < 0.25 * float((restored(tiny, realism=0.7, tile=0, seed=1) - whole).square().mean().sqrt())
+
+
+def test_T7_the_dial_is_continuous_through_tiles(tiny: IDaSSRPipeline) -> None:  # noqa: N802
+    """Same seed: the picture moves with realism by no more than Hoelder 1/2 allows, for tiles as for the whole."""
+    out = [restored(tiny, realism=r, tile=256) for r in (0.5, 0.51, 0.7)]
+    small, large = (float((other - out[0]).square().mean()) for other in out[1:])
+    assert 0 < small < 0.02 * large * (0.2 / 0.01) / 2
+
+
+def test_T10_tiles_see_the_noise_of_their_place_on_the_canvas(tiny: IDaSSRPipeline) -> None:  # noqa: N802
+    method, plan = tiny.restorer, Plan.of_tile(48, 4)
+    picture = torch.from_numpy(COFFEE.copy()).permute(2, 0, 1)
+    with torch.inference_mode():
+        tiles = {r: Tiles(method, picture, r, 5, plan, torch.device("cpu")) for r in (0.0, 1.0)}
+        windows = tiles[0.0].grid.row(1)
+        with tiles[1.0].statistics.used():
+            fresh = [tiles[1.0]._restore(windows).steered.state - tiles[0.0]._restore(windows).steered.state]
+    expected = [
+        Tensor(tiles[1.0].sample.steered.fresh[:1])
+        * torch.from_numpy(canvas(5, (8, 48, 48), (window.top, window.left)))
+        for window in windows
+    ]
+    assert torch.allclose(fresh[0], torch.stack(expected), atol=1e-5)
+
+
+def canvas(seed: int, shape: tuple[int, int, int], origin: tuple[int, int]) -> np.ndarray:
+    """Crop of the noise canvas, from its definition."""
+    top, left = origin
+    out = np.empty((shape[0], 128, 128), dtype=np.float32)
+    for row in range(2):
+        for column in range(2):
+            key = np.array([seed, (row << 32) + column], dtype=np.uint64)
+            part = np.random.Generator(np.random.Philox(key=key)).standard_normal((shape[0], 64, 64), dtype=np.float32)
+            out[:, row * 64 : row * 64 + 64, column * 64 : column * 64 + 64] = part
+    return out[:, top : top + shape[1], left : left + shape[2]]
+
+
+def test_one_position_per_picture(tiny: IDaSSRPipeline) -> None:
+    whole, parts = (tiny(COFFEE, tile=tile, return_trace=True).trace for tile in (0, 256))
+    assert whole is not None and parts is not None and len(parts) == 1
+    assert parts[0]["t_hat"] == pytest.approx(whole[0]["t_hat"], rel=0.05)
+
+
+def test_a_realism_map_goes_through_tiles(tiny: IDaSSRPipeline) -> None:
+    grey = np.zeros((96, 128), dtype=np.float32)
+    grey[:, 64:] = 1
+    faithful, detailed, mixed = (restored(tiny, realism=r, tile=256) for r in (0, 1, grey))
+    # Statistics are measured per level, so each side is nearer to its own restoration.
+    for side, own, other in ((slice(0, 240), faithful, detailed), (slice(272, 512), detailed, faithful)):
+        nearer, farther = ((mixed - one)[..., side].abs().mean() for one in (own, other))
+        assert nearer < 0.3 * farther
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (37, 53), (3, 200)])
+def test_any_size_by_small_tiles(tiny: IDaSSRPipeline, size: tuple[int, int]) -> None:
+    (out,) = tiny(np.resize(COFFEE, (*size, 3)), tile=128).images
+    assert out.size == (size[1] * 4, size[0] * 4)
+
+
+def test_a_plan_changes_no_state(tiny: IDaSSRPipeline) -> None:
+    before = restored(tiny, tile=0)
+    restored(tiny, tile=256)
+    assert torch.equal(restored(tiny, tile=0), before)
+
+
+@pytest.mark.parametrize("tile", [-1, "large", 3.5])
+def test_senseless_tiles_are_refused(tiny: IDaSSRPipeline, tile: object) -> None:
+    with pytest.raises(ValueError, match="tile must be 'auto'"):
+        tiny(COFFEE, tile=tile)
+
+
+# ---- plans ----
+
+
+def test_plans_follow_free_memory() -> None:
+    plenty, little = (choose_plan(300, 400, 4, 4608, free) for free in (8e9, 2e8))
+    assert plenty == Plan() and 32 <= little.tile <= 192 and little.samples < 32
+    assert choose_plan(4000, 4000, 4, 4608, 64e9).tile == 256
+    assert choose_plan(4000, 4000, 16, 50000, 1e6).tile == 32
+
+
+def test_smaller_plans_end() -> None:
+    plan, seen = Plan(), []
+    while (smaller := plan.smaller(2000, 1000, 4)) is not None:
+        assert smaller.batch * smaller.tile**2 < (plan.batch * plan.tile**2 or 2000**2)
+        plan = smaller
+        seen.append(plan.tile)
+    assert seen == [512, 256, 128, 64, 32]
+    assert Plan(256, 32, 4).smaller(900, 900, 4) == Plan(256, 32, 2)
+
+
+def test_errors_of_memory_are_told_from_others() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+class Narrow(nn.Module):
+    """A real decoder on a device that holds no more than a certain number of cells at once."""
+
+    def __init__(self, inner: nn.Module, cells: int) -> None:
+        super().__init__()
+        self.inner, self.cells = inner, cells
+
+    def forward(self, z: Tensor) -> Tensor:
+        if z[:, 0].numel() > self.cells:
+            torch.empty(2**55)
+        return self.inner(z)
+
+
+def test_out_of_memory_ends_in_a_smaller_plan_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tiny_pipeline()
+    whole = restored(pipe, tile=0)
+    pipe.vae.decoder = Narrow(pipe.vae.decoder, 64 * 128)
+    with caplog.at_level(logging.INFO):
+        parts = restored(pipe, tile=0)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 2
+    assert "128x96 -> 512x384: whole: out of memory, trying a smaller plan" in caplog.text
+    assert "tiles of up to 128 output pixels" in caplog.records[-1].getMessage()
+    assert 0 < float((whole - parts).abs().mean()) < 0.01
+    pipe.vae.decoder.cells = 1
+    with pytest.raises(MemoryError, match="no smaller plan"):
+        restored(pipe, tile=0)
+
+
+def test_windows_cut() -> None:
+    assert torch.equal(
+        Window(1, 2, 3, 4).of(torch.arange(100).reshape(1, 10, 10))[0, 0], torch.tensor([12, 13, 14, 15])
+    )
