@@ -75,6 +75,8 @@ def results_from_scores(name: str, scores: Mapping[str, Any]) -> list[EvalResult
         if row and "realism" not in row:
             continue
         for metric, value in (means or {}).items():
+            if value is None:
+                continue
             title = TITLES.get(metric, metric)
             results.append(
                 EvalResult(

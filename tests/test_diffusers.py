@@ -75,6 +75,18 @@ def test_offloaded_networks_are_left_where_they_are() -> None:
         assert {parameter.device.type for parameter in part.parameters()} == {"cpu"}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; there is none here")
+def test_offloading_on_an_accelerator_leaves_nothing_there() -> None:
+    pipe, plain = tiny_pipeline(), tiny_pipeline().to("cuda")
+    pipe.enable_model_cpu_offload()
+    offloaded = restore(pipe, realism=0.7)
+    assert torch.allclose(offloaded, restore(plain, realism=0.7), atol=1e-5)
+    for part in (pipe.estimator, pipe.unet, pipe.vae):
+        assert {parameter.device.type for parameter in part.parameters()} == {"cpu"}
+    assert pipe.prompt.tokens.device.type == "cuda"
+
+
 def test_offloading_needs_an_accelerator() -> None:
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("this machine has one")

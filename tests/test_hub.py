@@ -47,9 +47,9 @@ def test_the_card_says_what_the_hub_files_by(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_gives_its_own_rows_and_no_trivial_ones() -> None:
-    rows = {"bicubic": {"mean": {"niqe": 8.99}}, "realism 0.5": {"mean": {"niqe": 6.49}}}
+    rows = {"bicubic": {"mean": {"niqe": 8.99}}, "compact, realism 0.5": {"mean": {"niqe": 6.49, "lpips": None}}}
     (result,) = results_from_scores("RealSR", {"rows": rows})
-    assert result.metric_value == 6.49 and result.metric_name == "NIQE, realism 0.5"
+    assert result.metric_value == 6.49 and result.metric_name == "NIQE, compact, realism 0.5"
     with pytest.raises(ValueError, match="no means for 'RealSR'"):
         results_from_scores("RealSR", {"something": 1})
 
