@@ -31,7 +31,7 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
 MARK = re.compile(r"# (needs|run by): (\S.*)")
-PROGRAMS = {"python", "idas-sr", "mkdocs", "grep", "pytest", "ruff", "mypy", "bash"}
+PROGRAMS = {"python", "idas-sr", "grep", "pytest", "ruff", "mypy", "bash"}
 
 
 @dataclass
@@ -111,7 +111,8 @@ def prepare(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name)
     for name in ("folder", "photos", "LQ", "HQ"):
         (folder / name).mkdir()
-    Image.fromarray(data.coffee()[100:148, 100:164]).save(folder / "photo.jpg")
+    for name in ("photo.jpg", "large.jpg"):
+        Image.fromarray(data.coffee()[100:148, 100:164]).save(folder / name)
     for name, picture in (("cat", data.chelsea()), ("coffee", data.coffee())):
         hq = Image.fromarray(picture[:256, :256])
         hq.save(folder / "HQ" / f"{name}.png")
@@ -133,8 +134,6 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": programs, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hub")}
     for block in runnable(page):
-        if "mkdocs" in block.text and shutil.which("mkdocs", path=programs) is None:
-            continue
         start = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
         done = subprocess.run(
             [*start, block.text], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
