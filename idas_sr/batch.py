@@ -47,7 +47,7 @@ class Settings:
     """
 
     model: str
-    realism: float
+    realism: float | None
     seed: int
     upscale: float
     color_fix: str

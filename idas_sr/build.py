@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from idas_sr.conditioning import CONDITIONERS
 from idas_sr.config import BackboneConfig, Component, Config, ConfigError, DataConfig
 from idas_sr.data.degradation import DEGRADATIONS, Degradation
@@ -17,17 +19,21 @@ from idas_sr.losses import FeatureDistance, LearnedDistance
 from idas_sr.methods.base import Method
 from idas_sr.methods.hd_clip import HDClipTask
 from idas_sr.methods.idas import IDaSSR
+from idas_sr.methods.invsr import InvSR
 from idas_sr.methods.latent_perceptual import LatentPerceptualTask
+from idas_sr.methods.osediff import OSEDiff
 from idas_sr.methods.pretrain import AutoencoderTask, PriorTask
+from idas_sr.methods.rcod import RCOD
 from idas_sr.methods.task import Task
 from idas_sr.networks import presets
 from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.networks.library import MODELS
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import load_parts
 from idas_sr.steering import STEERINGS
 
-METHODS = {"idas": IDaSSR}
+METHODS: dict[str, type[Method]] = {"idas": IDaSSR, "invsr": InvSR, "osediff": OSEDiff, "rcod": RCOD}
 BACKBONES = {
     "compact": presets.compact,
     "sd-turbo": presets.sd_turbo,
@@ -129,38 +135,53 @@ def build_validation_photographs(config: Config) -> tuple[Photographs, Collate]:
     return build_photographs(replace(config, data=data, seed=VALIDATION_SEED))
 
 
-def build_estimator(backbone: LatentBackbone, control: bool = False, **args: Any) -> MINE:
-    """An untrained MINE that fits ``backbone``; with ``control`` it also feeds the UNet's skip connections.
+def build_estimator(backbone: LatentBackbone, kind: Any = MINE, **args: Any) -> Any:
+    """An untrained network of class ``kind``, a method's ``estimator_class``, that fits ``backbone``.
 
     Raises:
         ConfigError: unknown argument.
     """
     try:
-        channels = backbone.control_channels if control else None
-        stride = backbone.downsample // Method.scale
-        return MINE(latent_channels=backbone.latent_channels, stride=stride, control_channels=channels, **args)
-    except TypeError as error:
-        raise ConfigError(f"estimator: {error}.") from error
+        return kind.for_backbone(backbone, Method.scale, **args)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"estimator: {error}{'' if str(error).endswith('.') else '.'}") from error
 
 
 def build_method(
     backbone: LatentBackbone,
-    estimator: MINE | None = None,
+    estimator: Any = None,
     method: Component = DEFAULTS["method"],
-    steering: Component = DEFAULTS["steering"],
-    conditioner: Component = DEFAULTS["conditioner"],
-    guider: Component = DEFAULTS["guider"],
+    steering: Component | None = None,
+    conditioner: Component | nn.Module | None = None,
+    guider: Component | None = None,
     **training: Any,
 ) -> Method:
-    """A restoration method on a backbone; ``training`` is what only its losses need (weights, feature_distance)."""
+    """A restoration method on a backbone; ``training`` is what only its losses need (weights, feature_distance).
+
+    A slot that is None is filled as the method usually has it; a conditioner that is a network is taken as it is.
+    """
+    kind = choose(METHODS, "method", method.name)
+
+    def usual(slot: str) -> Component:
+        return Component(*kind.slots[slot]) if slot in kind.slots else DEFAULTS[slot]
+
+    if not isinstance(conditioner, nn.Module):
+        conditioner = construct(CONDITIONERS, "conditioner", conditioner or usual("conditioner"), backbone)
     parts = (
         backbone,
-        construct(CONDITIONERS, "conditioner", conditioner, backbone),
-        construct(STEERINGS, "steering", steering),
-        construct(GUIDERS, "guider", guider),
+        conditioner,
+        construct(STEERINGS, "steering", steering or usual("steering")),
+        construct(GUIDERS, "guider", guider or usual("guider")),
     )
-    estimator = build_estimator(backbone) if estimator is None else estimator
+    if estimator is None and kind.estimator_class is not None:
+        estimator = build_estimator(backbone, kind.estimator_class)
     return construct(METHODS, "method", method, *parts, estimator=estimator, **training)
+
+
+def has_dial(method: str) -> bool:
+    """Whether realism changes anything in the method of this name as it usually is; True where there is no such one."""
+    name, args = METHODS[method].slots.get("steering", ("n1", {})) if method in METHODS else ("n1", {})
+    return STEERINGS[name](**args).dial
 
 
 def build_task(config: Config) -> Task:
@@ -177,9 +198,13 @@ def build_task(config: Config) -> Task:
         return construct(PRETRAINING, "method", config.method, backbone, config.loss, **named)
     needs_features = config.loss.get("feature", 0) or config.method.args.get("target") == "perceptual"
     is_trial = config.backbone.random_weights or config.backbone.name in UNTRAINED
+    kind = choose(METHODS, "method", config.method.name).estimator_class
+    if kind is None or not isinstance(estimator, kind):
+        # Another method's, where a stage of one starts from a stage of the other.
+        estimator = None if kind is None else build_estimator(backbone, kind, **config.estimator)
     return build_method(
         backbone,
-        build_estimator(backbone, **config.estimator) if estimator is None else estimator,
+        estimator,
         config.method,
         config.steering,
         config.conditioner,
@@ -190,11 +215,14 @@ def build_task(config: Config) -> Task:
     )
 
 
-def _initial(config: Config) -> tuple[LatentBackbone, MINE | None]:
-    if config.train.init is not None:
-        trained = [str(part) for part in config.method.args.get("train", ())]
-        return load_parts(Path(config.train.init) / "model", keep=trained)
-    return build_backbone(config.backbone), None
+def _initial(config: Config) -> tuple[LatentBackbone, Any]:
+    init = config.train.init
+    if init is None:
+        return build_backbone(config.backbone), None
+    trained = [str(part) for part in config.method.args.get("train", ())]
+    # The autoencoder and prior of a model that ships, by its name.
+    is_model = init == Path(init).name and (MODELS / init).is_dir()
+    return load_parts(MODELS / init if is_model else Path(init) / "model", keep=trained)
 
 
 def build_backbone(config: BackboneConfig) -> LatentBackbone:

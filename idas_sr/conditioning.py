@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.hd_clip import Described, load_hd_clip
+from idas_sr.networks.visual_prompt import VisualPrompt
 from idas_sr.types import Condition
 
 
@@ -77,4 +80,9 @@ class HDClipPrompt(nn.Module):
         return Condition(positive + shown.to(positive), negative + done.to(negative), empty)
 
 
-CONDITIONERS = {"prompt": Prompt, "hdclip": HDClipPrompt}
+def visual_prompt(backbone: LatentBackbone, **args: Any) -> VisualPrompt:
+    """A visual prompt of the backbone's width."""
+    return VisualPrompt(int(backbone.unet.config["cross_attention_dim"]), **args)
+
+
+CONDITIONERS = {"prompt": Prompt, "hdclip": HDClipPrompt, "visual": visual_prompt}

@@ -13,15 +13,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    ModelMixin,
+    UNet2DConditionModel,
+)
 from diffusers.utils import BaseOutput
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from idas_sr.build import BACKBONES, build_estimator, build_method, choose
+from idas_sr.build import BACKBONES, METHODS, build_method, choose, construct
 from idas_sr.color import COLOR_FIXES
+from idas_sr.conditioning import CONDITIONERS
 from idas_sr.config import Component
 from idas_sr.hub import HubMixin
 from idas_sr.images import Picture, to_array, to_pil, to_tensors
@@ -29,11 +37,10 @@ from idas_sr.methods.base import Method
 from idas_sr.methods.tiles import Tiles
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.library import choose_adapter, find_model
-from idas_sr.networks.mine import MINE
 from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.networks.sd_turbo import load_sd_turbo
-from idas_sr.networks.store import STATISTICS, attach_adapters, load_parts
+from idas_sr.networks.store import STATISTICS, attach_adapters, estimator_class, load_own, load_parts
 from idas_sr.planning import Plan, choose_plan, free_memory, is_out_of_memory
 from idas_sr.realism import Realism, RealismMap, fit_map, per_picture
 from idas_sr.resample import pad_to_multiple, resize, upsample
@@ -41,6 +48,9 @@ from idas_sr.schedule import NoiseSchedule
 from idas_sr.types import Memory, Restored
 
 SEED = 42
+REALISM = 0.5
+DIAL = ("realism", "steering", "kappa")
+"""What a method with a dial can be told beside its own options."""
 MAX_UPSCALE = 16.0
 OUTPUT_TYPES = ("pil", "np", "pt")
 MAPS_IN_WORK = 18
@@ -72,17 +82,22 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         unet: epsilon-predicting UNet, with the method's weights merged in.
         prompt: cached prompt tokens.
         scheduler: only its configuration is used, for the table of noise levels.
-        estimator: MINE; None in a saved prior that waits for an adapter.
+        estimator: network of the method's own (MINE for IDaS-SR); None where it has none, and in a saved prior that
+            waits for an adapter.
         latents_mean, latents_std: per channel, of the autoencoder's raw latents; None: its scaling factor.
         method: name of the restoration method.
-        steering: ``{"name": ..., "args": {...}}``; None: CHARIOT's default.
+        steering: ``{"name": ..., "args": {...}}``; None: the method's own, which for IDaS-SR is CHARIOT's default.
+        conditioner: network that says what the UNet is told, where the method has one; None: ``slots`` says.
+        slots: ``{"conditioner": {"name": ..., "args": {...}}, "guider": {...}}``; None, or one that is not named: the
+            method's own.
+        options: arguments of the method.
     """
 
     # The autoencoder last, so that the UNet has left the device when the decoder's large activations come.
-    model_cpu_offload_seq = "estimator->unet->vae"
+    model_cpu_offload_seq = "estimator->conditioner->unet->vae"
     # Its tokens are looked up, not computed by a forward pass that could fetch them.
     _exclude_from_cpu_offload = ["prompt"]  # noqa: RUF012
-    _optional_components = ["estimator"]  # noqa: RUF012  (diffusers reads a plain class attribute)
+    _optional_components = ["estimator", "conditioner"]  # noqa: RUF012  (diffusers reads a plain class attribute)
 
     def __init__(
         self,
@@ -90,15 +105,20 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         unet: UNet2DConditionModel,
         prompt: PromptTokens,
         scheduler: EulerDiscreteScheduler,
-        estimator: MINE | None = None,
+        estimator: ModelMixin | None = None,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
         method: str | None = "idas",
         steering: dict[str, Any] | None = None,
+        conditioner: ModelMixin | None = None,
+        slots: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=unet, prompt=prompt, scheduler=scheduler, estimator=estimator)
+        self.register_modules(conditioner=conditioner)
         self.register_to_config(latents_mean=latents_mean, latents_std=latents_std, method=method, steering=steering)
+        self.register_to_config(slots=slots, options=options)
         self._method: Method | None = None
 
     # ---- making one ----
@@ -107,9 +127,10 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def from_backbone(
         cls,
         backbone: LatentBackbone,
-        estimator: MINE | None,
+        estimator: ModelMixin | None,
         method: str | None = "idas",
         steering: dict[str, Any] | None = None,
+        **others: Any,
     ) -> IDaSSRPipeline:
         """Wrap networks that exist already; their noise schedule must be SD-Turbo's."""
         return cls(
@@ -122,14 +143,17 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             backbone.latents_std.flatten().tolist(),
             method,
             steering,
+            **others,
         )
 
     @classmethod
-    def from_random(cls, name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> IDaSSRPipeline:
-        """A backbone and MINE with random weights, for shape, memory and speed work; the same for the same ``seed``.
+    def from_random(
+        cls, name: str, dtype: torch.dtype = torch.float32, seed: int = 0, method: str = "idas"
+    ) -> IDaSSRPipeline:
+        """A backbone and a method with random weights, for shape, memory and speed work; equal for equal ``seed``.
 
         Raises:
-            ConfigError: no backbone of that name.
+            ConfigError: no backbone, or no method, of that name.
         """
         preset, before = choose(BACKBONES, "backbone", name), torch.get_default_dtype()
         with torch.random.fork_rng(devices=[]):
@@ -140,7 +164,13 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
                 backbone = preset()
             finally:
                 torch.set_default_dtype(before)
-            return cls.from_backbone(backbone, build_estimator(backbone)).eval()
+            made = build_method(backbone, method=Component(method))
+            own: dict[str, Any] = {
+                name: part
+                for name in ("estimator", "conditioner")
+                if isinstance(part := getattr(made, name), nn.Module)
+            }
+            return cls.from_backbone(backbone, own.pop("estimator", None), method, **own).eval()
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -183,28 +213,51 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def _from_stage(cls, folder: Path, method: str, dtype: torch.dtype) -> IDaSSRPipeline:
         """The result of a training stage, with the steering that it was trained with."""
         backbone, estimator = load_parts(folder)
-        if estimator is None:
+        path = folder.parent / "config.yaml"
+        trained = OmegaConf.load(path) if path.is_file() else OmegaConf.create({"method": {"name": method}})
+        settings = method_settings(trained)
+        kind = METHODS.get(settings["method"])
+        if kind is None or (estimator is None and kind.estimator_class is not None):
             raise ValueError(f"{folder} is a training stage without an estimator; it restores nothing yet.")
-        settings = folder.parent / "config.yaml"
-        steering = OmegaConf.to_container(OmegaConf.load(settings).steering) if settings.is_file() else None
-        pipe = cls.from_backbone(backbone, estimator, method, steering)  # type: ignore[arg-type]
+        pipe = cls.from_backbone(backbone, estimator)
+        pipe._settle(settings)
+        load_own(folder, pipe.conditioner)
         return pipe.to(dtype).eval()
 
     def _merge(self, folder: Path) -> None:
-        """Put an adapter's estimator in place, its tensors over the UNet's, and add its LoRA to what is there."""
+        """Put an adapter's own networks in place, its tensors over the UNet's, and add its LoRA to what is there."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "adapter.safetensors")
-        estimator = MINE.from_config(config["estimator"])
-        parts = {"estimator": estimator, "unet": self.unet}
+        path = folder / "adapter.safetensors"
+        tensors = load_file(path) if path.is_file() else {}
+        saved = config.get("estimator")
+        self.register_modules(estimator=None if saved is None else estimator_class(saved).from_config(saved))
+        self._settle(config)
+        parts = {"estimator": self.estimator, "conditioner": self.conditioner, "unet": self.unet}
         for name, part in parts.items():
+            if part is None:
+                continue
             own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
             missing, unexpected = part.load_state_dict(own, strict=False)
-            if unexpected or (name == "estimator" and missing):
+            if unexpected or (name != "unet" and missing):
                 raise ValueError(f"{folder} does not fit this model: {', '.join([*unexpected, *missing][:3])}.")
+            part.to(self.unet.device)
         attach_adapters(folder, {"unet_lora": self.unet, "vae_encoder_lora": self.vae.encoder})
-        self.register_modules(estimator=estimator.to(self.unet.device))
-        self.register_to_config(method=config["method"], steering=config.get("steering"))
+
+    def _settle(self, config: dict[str, Any]) -> None:
+        """Be the method that ``method_settings`` describes, with a new conditioner where that is a network."""
+        slots = {name: config[name] for name in ("conditioner", "guider") if config.get(name) is not None}
+        self.register_to_config(method=config["method"], steering=config.get("steering"), slots=slots or None)
+        self.register_to_config(options=config.get("args"))
+        conditioner = None
+        if "conditioner" in slots:
+            conditioner = construct(CONDITIONERS, "conditioner", Component(**slots["conditioner"]), self._backbone())
+        self.register_modules(conditioner=conditioner if isinstance(conditioner, ModelMixin) else None)
         self._method = None
+
+    def _backbone(self) -> LatentBackbone:
+        schedule = NoiseSchedule.from_config(self.scheduler.config)
+        statistics = (self.config["latents_mean"], self.config["latents_std"])
+        return LatentBackbone(self.vae, self.unet, self.prompt, schedule, *statistics)
 
     def _realign(self) -> None:
         """Copy weights out of the mapped file: it does not align them, and CPU kernels then sum in another order."""
@@ -228,11 +281,39 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         Raises:
             ConfigError: unknown name or argument.
         """
-        old = self.config["steering"] or {"name": "n1", "args": {}}
+        old = self._steering
         kept = old["args"] if name in (None, old["name"]) else {}
         self.register_to_config(steering={"name": name or old["name"], "args": {**kept, **args}})
         self._method = None
         _ = self.restorer
+
+    def set_options(self, **options: Any) -> None:
+        """Restore with other arguments of the method from now on, such as ``steps`` of InvSR.
+
+        Raises:
+            ValueError: the method has no such option, or not this value; the message names those it has.
+        """
+        if not options:
+            return
+        name = str(self.config["method"])
+        has = (*METHODS[name].choices, *(DIAL if self.restorer.steering.dial else ()))
+        unknown = [option for option in options if option not in has]
+        if unknown:
+            raise ValueError(f"The method {name} has no option {unknown[0]!r}; it has {', '.join(has) or 'none'}.")
+        old = self.config["options"]
+        self.register_to_config(options={**(old or {}), **options})
+        self._method = None
+        try:
+            _ = self.restorer
+        except ValueError:
+            self.register_to_config(options=old)
+            raise
+
+    @property
+    def _steering(self) -> dict[str, Any]:
+        kind = METHODS.get(str(self.config["method"]), Method)
+        usual = kind.slots.get("steering", ("n1", {}))
+        return self.config["steering"] or {"name": usual[0], "args": dict(usual[1])}
 
     @property
     def restorer(self) -> Method:
@@ -247,22 +328,22 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
                 "call pipe.vae.disable_tiling()."
             )
         if self._method is None:
-            if self.estimator is None or self.config["method"] is None:
+            kind = METHODS.get(self.config["method"])
+            if kind is None or (self.estimator is None and kind.estimator_class is not None):
                 raise ValueError(
                     "This pipeline holds a prior only; load it with IDaSSRPipeline.from_pretrained(..., method='idas')."
                 )
             # Here and not on loading: as a custom pipeline this class is loaded by diffusers' own from_pretrained.
             self._realign()
-            schedule = NoiseSchedule.from_config(self.scheduler.config)
-            statistics = (self.config["latents_mean"], self.config["latents_std"])
-            backbone = LatentBackbone(self.vae, self.unet, self.prompt, schedule, *statistics)
-            steering = self.config["steering"] or {"name": "n1", "args": {}}
-            method = Component(self.config["method"])
-            self._method = build_method(
-                backbone, self.estimator, method, Component(steering["name"], dict(steering["args"]))
-            ).eval()
-        # Positions and residuals decide everything that follows, and MINE is small: never in half precision.
-        self._method.estimator.float()
+            slots = {name: Component(**slot) for name, slot in (self.config["slots"] or {}).items()}
+            if self.conditioner is not None:
+                slots["conditioner"] = self.conditioner
+            method = Component(self.config["method"], dict(self.config["options"] or {}))
+            steering = Component(self._steering["name"], dict(self._steering["args"]))
+            self._method = build_method(self._backbone(), self.estimator, method, steering, **slots).eval()
+        if self.estimator is not None:
+            # Positions and residuals decide everything that follows, and MINE is small: never in half precision.
+            self.estimator.float()
         return self._place(self._method)
 
     def _place(self, method: Method) -> Method:
@@ -280,7 +361,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def __call__(
         self,
         image: Picture | Sequence[Picture],
-        realism: Realism = 0.5,
+        realism: Realism | None = None,
         upscale: float = 4.0,
         generator: torch.Generator | None = None,
         seed: int | None = None,
@@ -297,7 +378,8 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             image: PIL picture, array or tensor in [0, 1], a batch or a list of them; sizes may differ.
             realism: 0 (closest to the input, whatever the seed) to 1 (most detail); one number, a grey map of the
                 picture's shape (PIL, array or tensor, white is 1), or a list with one of them per picture. A map costs
-                one UNet evaluation per level, ``idas_sr.realism.MAX_LEVELS`` at most, and one decoding.
+                one UNet evaluation per level, ``idas_sr.realism.MAX_LEVELS`` at most, and one decoding. Default 0.5;
+                only for methods with a dial.
             upscale: output size over input size. The network works at 4; other factors resample its result.
             generator: one integer is drawn from it as the seed.
             seed: of the fresh noise, the same for every picture, so that a picture's result does not depend on its
@@ -319,7 +401,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         if memory is not None and len(pictures) > 1:
             raise ValueError("A memory belongs to one picture; restore several without it.")
         _check(upscale, generator, seed, color_fix, output_type)
-        given = zip(per_picture(realism, len(pictures)), pictures, strict=True)
+        given = zip(per_picture(self._check_realism(realism), len(pictures)), pictures, strict=True)
         levels = [fit_map(r, *p.shape[-2:]) if isinstance(r, Tensor) else r for r, p in given]
         _check_tile(tile)
         if generator is not None:
@@ -361,6 +443,12 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         decoder = widths[0] * (method.scale / backbone.unshuffle) ** 2
         unet = self.unet.config["block_out_channels"][0] * (method.scale / backbone.downsample) ** 2
         return MAPS_IN_WORK * max(decoder, unet) * self.unet.dtype.itemsize
+
+    def _check_realism(self, realism: Realism | None) -> Realism:
+        if realism is None or self.restorer.steering.dial:
+            return REALISM if realism is None else realism
+        has = self.restorer.choices
+        raise ValueError(f"The method {self.config['method']} has no dial; it has {', '.join(has) or 'no options'}.")
 
     def _restore(
         self,
@@ -445,6 +533,16 @@ def _traces(result: Restored, count: int) -> list[dict[str, float]]:
 def _check_tile(tile: int | str) -> None:
     if tile != "auto" and (not isinstance(tile, int) or tile < 0):
         raise ValueError(f"tile must be 'auto', 0 (whole pictures) or a number of output pixels, not {tile!r}.")
+
+
+def method_settings(config: Any) -> dict[str, Any]:
+    """What restoring with a trained method needs to know of its training configuration (omegaconf), as JSON values."""
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    kind, args = METHODS.get(plain["method"]["name"]), plain["method"].get("args", {})
+    kept = () if kind is None else (*kind.choices, *kind.kept)
+    settings = {"method": plain["method"]["name"], "args": {name: args[name] for name in kept if name in args}}
+    return settings | {name: plain[name] for name in ("steering", "conditioner", "guider") if name in plain}
 
 
 def target_size(height: int, width: int, upscale: float) -> tuple[int, int]:

@@ -74,6 +74,8 @@ class Steering(ABC):
 
     paired: ClassVar[bool]
     """Whether the state's noise level is the one that the declared timestep promises, for every realism."""
+    dial: bool = True
+    """Whether realism changes anything."""
 
     def __init__(self, reschedule: str = "s2", round_timestep: bool = False, **end_point: object) -> None:
         if reschedule not in RESCHEDULES:
@@ -124,7 +126,7 @@ class Steering(ABC):
             # Not even drawn at realism 0, where the result must not depend on a seed.
             _, channels, height, width = state.shape
             drawn = canvas_noise(seeds, (channels, height, width), origin).to(state)
-            state = state + unsqueeze_like(fresh, state) * drawn
+            state = state + unsqueeze_like(fresh, state) * self._shaped(drawn, anchor)
         return Steered(self._declared(timestep, position), level, keep, fresh, state)
 
     def _position(self, timestep: Tensor, sigma: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -132,6 +134,10 @@ class Steering(ABC):
         # Exactly the anchor's at 0: no round trip through exp and log.
         position = torch.where(realism == 0, timestep, torch.maximum(target, timestep))
         return position.round() if self.round_timestep else position
+
+    def _shaped(self, drawn: Tensor, anchor: Anchor) -> Tensor:
+        """White noise (B, C, h, w) as this steering adds it."""
+        return drawn
 
     def _declared(self, timestep: Tensor, position: Tensor) -> Tensor:
         """(B,) timestep told to the UNet."""
@@ -184,4 +190,93 @@ class NoiseOnly(Steering):
         return sigma, (target**2 - sigma**2).clamp_min(0).sqrt(), sigma
 
 
-STEERINGS: dict[str, type[Steering]] = {"n1": Churn, "n4": Linear, "label-only": LabelOnly, "noise-only": NoiseOnly}
+class Temperature(NoiseOnly):
+    """N5: the position stays and the noise is drawn from the anchor's Gaussian, w (mean + tau spread x).
+
+    DIFFERS: methods.md counts N5 as unpaired, which it is where tau moves; InvSR's predictor learns the pair at tau 1.
+
+    Args:
+        tau: temperature, 1 in InvSR; None: it is the realism, from the mean at 0 to a sample at 1.
+    """
+
+    def __init__(self, tau: float | None = None) -> None:
+        super().__init__()
+        if tau is not None and not 0 <= tau <= 1:
+            raise ValueError(f"tau must lie between 0 and 1, not {tau}.")
+        self.tau, self.dial = tau, tau is None
+
+    def __call__(
+        self,
+        anchor: Anchor,
+        z_lq: Tensor,
+        realism: float | Tensor,
+        seeds: Sequence[int],
+        schedule: NoiseSchedule,
+        origin: Origin = (0, 0),
+    ) -> Steered:
+        if anchor.spread is None:
+            raise ValueError("Temperature needs the spread of the inversion noise; use a method with a Gaussian head.")
+        return super().__call__(anchor, z_lq, realism, seeds, schedule, origin)
+
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return sigma, sigma * (realism if self.tau is None else self.tau), sigma
+
+    def _shaped(self, drawn: Tensor, anchor: Anchor) -> Tensor:
+        assert anchor.spread is not None
+        return anchor.spread * drawn
+
+
+FORMULAS: dict[str, float | None] = {"declared": None, "rcod-o": 200.0, "rcod-s": 249.0}
+"""Variants of the x0 formula -> timestep of its constant level, or None."""
+
+
+class AsIs(Steering):
+    """The latent itself is declared to be the VP state at the anchor's timestep; no noise is added (OSEDiff, S3Diff).
+
+    Args:
+        formula: timestep whose level the x0 formula uses. ``declared``: the one that the UNet is told (RCOD's
+            equation); ``rcod-o``, ``rcod-s``: 200 and 249 whatever it is told, as in RCOD's released code for its two
+            hosts.
+
+    Raises:
+        ValueError: unknown formula.
+    """
+
+    paired = False
+    dial = False
+
+    def __init__(self, formula: str = "declared") -> None:
+        super().__init__()
+        if formula not in FORMULAS:
+            raise ValueError(f"formula must be one of {', '.join(FORMULAS)}, not {formula!r}.")
+        self.constant = FORMULAS[formula]
+
+    def __call__(
+        self,
+        anchor: Anchor,
+        z_lq: Tensor,
+        realism: float | Tensor,
+        seeds: Sequence[int],
+        schedule: NoiseSchedule,
+        origin: Origin = (0, 0),
+    ) -> Steered:
+        timestep = anchor.timestep.detach()
+        nothing = torch.zeros_like(timestep)
+        signal, _, sigma = schedule.coef(
+            timestep if self.constant is None else torch.full_like(timestep, self.constant)
+        )
+        # In VE coordinates: the backbone multiplies by the signal again on the way into the UNet.
+        return Steered(timestep, sigma, nothing, nothing, z_lq / unsqueeze_like(signal, z_lq))
+
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.zeros_like(sigma), torch.zeros_like(sigma), sigma
+
+
+STEERINGS: dict[str, type[Steering]] = {
+    "n1": Churn,
+    "n4": Linear,
+    "label-only": LabelOnly,
+    "noise-only": NoiseOnly,
+    "temperature": Temperature,
+    "as-is": AsIs,
+}

@@ -29,6 +29,8 @@ class Anchor:
         deviation: (B, C, h, w) estimate of z_lq - z_hq, or None.
         residual: (B,) estimate of rms(z_lq - z_hq - deviation), or None.
         power: (B, 1, h/4, w/4) map of the squared noise level, whose mean is that of ``timestep``, or None.
+        spread: (B, C, h, w) standard deviation of the inversion noise, whose mean is ``noise``, or None.
+        later: timesteps of further evaluations, descending and all below ``timestep``; none for a one-step method.
         control: residuals for the UNet's skip connections at its first two resolutions, finest first, or None.
     """
 
@@ -38,6 +40,8 @@ class Anchor:
     residual: Tensor | None = None
     control: tuple[Tensor, ...] | None = None
     power: Tensor | None = None
+    spread: Tensor | None = None
+    later: tuple[float, ...] = ()
 
 
 @dataclass
@@ -82,6 +86,13 @@ class Condition:
     positive: Tensor
     negative: Tensor | None = None
     empty: Tensor | None = None
+
+    def detach(self) -> Condition:
+        """The same tokens without their gradient."""
+        every = (self.positive, self.negative, self.empty)
+        positive, negative, empty = (None if tokens is None else tokens.detach() for tokens in every)
+        assert positive is not None
+        return Condition(positive, negative, empty)
 
 
 @dataclass(frozen=True)

@@ -1,63 +1,99 @@
 #!/usr/bin/env python3
-"""Write what a training on SD-Turbo added, without SD-Turbo's own weights: MINE and the LoRA.
+"""Write what a training added to the backbone that it started from, without that backbone's own weights.
 
 python scripts/export_adapter.py runs/sd-turbo/4-steering my-model
 python scripts/infer.py -i photo.jpg -o restored --model my-model --sd-path SD_TURBO
+
+python scripts/export_adapter.py runs/compact-methods/invsr idas_sr/models/compact --half
+python scripts/infer.py -i photo.jpg -o restored --method invsr
 """
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import idas_sr
-from idas_sr.networks.lora import GENERATOR, adapters_of, save_lora
+from idas_sr.networks.lora import GENERATOR, WEIGHTS, adapters_of, save_lora
 from idas_sr.networks.store import load_parts, lora_networks
+from idas_sr.pipeline import method_settings
 
-MERGED = ("unet", "conv_in", "decoder")
-"""Parts whose training changes SD-Turbo's own weights, which an adapter does not hold."""
+MERGED = ("unet", "decoder")
+"""Parts whose training changes so much of the backbone's own weights that an adapter does not hold it."""
 
 
-def export(run: Path, output: Path) -> str:
+def export(run: Path, output: Path, half: bool = False) -> str:
     """Write ``output``/adapters/METHOD; return one line about it.
+
+    Args:
+        run: run directory of the last stage.
+        output: folder of the model.
+        half: round the weights to fp16.
 
     Raises:
         FileNotFoundError: the stage is not finished.
-        ValueError: it trained something that is not an adapter.
+        ValueError: it trained something that is not an adapter, or a weight does not fit into fp16.
     """
     backbone, estimator = load_parts(run / "model", keep=("unet_lora", "vae_encoder_lora"))
     settings = OmegaConf.load(run / "config.yaml")
-    changed = [name for name in settings.method.args.get("train", []) if name in MERGED]
-    if estimator is None or changed:
-        what = f"trained {', '.join(changed)}" if changed else "has no estimator"
+    trained = list(settings.method.args.get("train", []))
+    changed = [name for name in trained if name in MERGED]
+    if changed or not trained:
+        what = f"trained {', '.join(changed)}" if changed else "trained no part of a method"
         raise ValueError(f"{run} {what}: that is no adapter; give {run / 'model'} itself as the model.")
-    folder = output / "adapters" / settings.method.name
-    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {} if estimator is None else {f"estimator.{key}": value for key, value in estimator.state_dict().items()}
+    if "conditioner" in trained:
+        path = run / "model" / "conditioner" / "diffusion_pytorch_model.safetensors"
+        tensors |= {f"conditioner.{key}": value for key, value in load_file(path).items()}
+    if "conv_in" in trained:
+        tensors |= {f"unet.conv_in.{key}": value for key, value in backbone.unet.conv_in.state_dict().items()}
+    config = method_settings(settings)
+    if estimator is not None:
+        config["estimator"] = {"_class_name": type(estimator).__name__}
+        config["estimator"] |= {key: value for key, value in estimator.config.items() if not key.startswith("_")}
+
+    folder = output / "adapters" / config["method"]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for name, network in lora_networks(backbone).items():
         if GENERATOR in adapters_of(network):
             save_lora(network, GENERATOR, folder / name)
-    tensors = {f"estimator.{key}": value.contiguous() for key, value in estimator.state_dict().items()}
-    save_file(tensors, folder / "adapter.safetensors")
-    config = {
-        "method": settings.method.name,
-        "steering": OmegaConf.to_container(settings.steering),
-        "estimator": {key: value for key, value in estimator.config.items() if not key.startswith("_")},
-    }
+            if half:
+                save_file(rounded(load_file(folder / name / WEIGHTS)), folder / name / WEIGHTS)
+    if tensors:
+        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        save_file(rounded(tensors) if half else tensors, folder / "adapter.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    return f"{folder}: {size / 2**20:.1f} MiB of weights"
+    return f"{folder}: {size / 2**20:.2f} MiB of weights"
+
+
+def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """To fp16.
+
+    Raises:
+        ValueError: a value that fp16 cannot hold.
+    """
+    out = {key: value.half() for key, value in tensors.items()}
+    broken = [key for key, value in out.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(f"{broken[0]} has values beyond the range of fp16; leave --half out.")
+    return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of the last stage")
-    parser.add_argument("output", type=Path, metavar="FOLDER", help="model to write, for --model")
+    parser.add_argument("output", type=Path, metavar="FOLDER", help="model to write, for --model, or to add to")
+    parser.add_argument("--half", action="store_true", help="round the weights to fp16")
     args = parser.parse_args()
     try:
-        print(export(args.run, args.output))
+        print(export(args.run, args.output, args.half))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"export_adapter {idas_sr.__version__}: {error}")
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from idas_sr.build import build_method, build_task
 from idas_sr.config import Component, Config, load_config
 from idas_sr.methods.base import Method
-from idas_sr.methods.distillation import distill, tied_timestep
-from idas_sr.methods.idas import RESTORATION, IDaSSR
+from idas_sr.methods.distillation import tied_timestep
+from idas_sr.methods.idas import IDaSSR
 from idas_sr.methods.latent_perceptual import LatentPerceptualTask
 from idas_sr.methods.parameters import parameter_table, trained_parts
+from idas_sr.methods.restorer import RESTORATION
 from idas_sr.methods.task import Batch
 from idas_sr.networks import lora, presets
 from idas_sr.networks.backbone import LatentBackbone
@@ -30,6 +31,7 @@ from idas_sr.networks.sd_turbo_random import TINY, write_random_sd_turbo
 from idas_sr.networks.store import load_parts, save_parts
 from idas_sr.pipeline import IDaSSRPipeline
 from idas_sr.training.run import train_stage
+from idas_sr.types import Condition
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -110,6 +112,21 @@ GOLDEN = {
         ("fake_score", "fake_score, rank 16", 16_222_848),
     ],
     "latent-perceptual": [("generator", "network", 408_564)],
+    "compact/methods/invsr": [("generator", "estimator", None), ("critic", "restoration.latent_critic", 138_595)],
+    "compact/methods/osediff": [
+        ("generator", "unet_lora, rank 16", 617_600),
+        ("generator", "vae_encoder_lora, rank 8", 70_080),
+        ("generator", "backbone.unet.conv_in", 4_672),
+        ("fake_score", "fake_score, rank 8", 309_888),
+    ],
+    "compact/methods/rcod": [
+        ("generator", "estimator", None),
+        ("generator", "conditioner", 64_672),
+        ("generator", "unet_lora, rank 16", 617_600),
+        ("generator", "vae_encoder_lora, rank 8", 70_080),
+        ("generator", "backbone.unet.conv_in", 4_672),
+        ("fake_score", "fake_score, rank 8", 309_888),
+    ],
 }
 
 
@@ -221,7 +238,7 @@ def test_critic_and_prior_do_not_see_the_generators_adapter() -> None:
     tokens = task.backbone.embed("positive", 2)
     batch |= {"timestep": torch.tensor([200.0, 300.0]), "z0": z0, "z_lq": z0, "z_hq": -z0}
     with torch.no_grad():
-        assert distill(task.prior, z0, tokens, batch).tolist() == [0, 0]
+        assert task.distillation.distill(task.prior, z0, Condition(tokens), batch).tolist() == [0, 0]
         task._switch_on()
         with_adapter = task.restoration.of_critics(task.prior, tokens, batch)["critic_latent"]
         start_adapters(task.backbone)
@@ -397,8 +414,8 @@ def test_the_pipeline_merges_adapters_from_a_stage_and_from_an_export(tmp_path: 
 
 
 def test_what_is_no_adapter_is_not_exported(tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "run", write_random_sd_turbo(tmp_path / "sd-turbo", TINY), "estimator", "conv_in")
-    with pytest.raises(ValueError, match="trained conv_in: that is no adapter"):
+    run = finished_run(tmp_path / "run", write_random_sd_turbo(tmp_path / "sd-turbo", TINY), "estimator", "decoder")
+    with pytest.raises(ValueError, match="trained decoder: that is no adapter"):
         export_adapter.export(run, tmp_path / "exported")
 
 

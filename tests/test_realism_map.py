@@ -136,7 +136,6 @@ def test_padding_and_order_of_numbers_still_work() -> None:
         ([HALVES, HALVES], "1 pictures but 2"),
         (np.zeros((0, 4), np.uint8), "at least one place"),
         ("mask.png", "number"),
-        (None, "number"),
     ],
 )
 def test_what_is_no_realism_is_refused(tiny: IDaSSRPipeline, realism: object, words: str) -> None:

@@ -48,28 +48,30 @@ MONITORS = ("t_hat", "t_hat_std")  # in timesteps, hundreds; and a standard devi
 PATIENCE = 120  # seconds until a process that does not do what it should is given up
 
 
-def train_steering(settings: Sequence[str], rank: int = 0, world: int = 1, port: int = 0) -> None:
+def train_stage_here(settings: Sequence[str], rank: int, world: int, port: int, stage: str) -> None:
     """What one process does; several find one another as torchrun would have told them."""
     torch.set_num_threads(1)
     os.environ["ACCELERATE_USE_CPU"] = "true"
     if world > 1:
         about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in about.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    stage = CONFIGS / "train" / "compact" / "4-steering.yaml"
+    path = CONFIGS / "train" / "compact" / f"{stage}.yaml"
     try:
-        train_stage(load_config(CONFIGS / "base.yaml", stage, overrides=list(settings)))
+        train_stage(load_config(CONFIGS / "base.yaml", path, overrides=list(settings)))
     except Stopped:
         # As scripts/train.py does.
         os._exit(128 + signal.SIGTERM)
 
 
-def start(settings: Sequence[str], world: int = 1) -> list[BaseProcess]:
+def start(settings: Sequence[str], world: int = 1, stage: str = "4-steering") -> list[BaseProcess]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["idas_sr.training.run", "pytest", "skimage.data"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [context.Process(target=train_steering, args=(settings, rank, world, port)) for rank in range(world)]
+    processes = [
+        context.Process(target=train_stage_here, args=(settings, rank, world, port, stage)) for rank in range(world)
+    ]
     for process in processes:
         process.start()
     return processes
@@ -226,3 +228,39 @@ def test_two_processes_of_4_follow_one_of_8(photographs: Path, tmp_path: Path) -
             assert two[name] == pytest.approx(one[name], **tolerance), (one["step"], name)
     assert logs[0][0]["ranking"] > 0.01, "there was nothing to rank"
     assert abs(logs[0][0]["critic"] - logs[0][-1]["critic"]) > 1e-3, "the critic learnt nothing to compare"
+
+
+OF_METHODS = {
+    "invsr": "estimator={widths: [16, 16], layers: 1, head_width: 8, groups: 4}",
+    "osediff": "estimator={}",
+    "rcod": "estimator={width: 8}",
+}
+
+
+@pytest.mark.parametrize("method", OF_METHODS)
+def test_one_loop_trains_every_method(method: str, photographs: Path, tmp_path: Path) -> None:
+    own = (OF_METHODS[method], f"data.root={photographs}", "train.steps=20", "train.save_every=10")
+    settings = [*(text for text in SETTINGS if not text.startswith(("estimator=", "train.steps="))), *own]
+    runs = {name: tmp_path / name for name in ("whole", "parts", "two")}
+    stage = f"methods/{method}"
+    finish(start([*settings, f"train.run_dir={runs['whole']}"], stage=stage))
+    finish(start([*settings, f"train.run_dir={runs['two']}"], world=2, stage=stage))
+
+    # Stopped in the middle by a signal, and gone on.
+    stopped = [*settings, f"train.run_dir={runs['parts']}"]
+    processes = start(stopped, stage=stage)
+    wait(lambda: steps_taken(runs["parts"]) >= 7, processes)
+    processes[0].terminate()
+    finish(processes, status=128 + signal.SIGTERM)
+    finish(start(stopped, stage=stage))
+    assert files_of(runs["parts"] / "model") == files_of(runs["whole"] / "model")
+    states = [load_latest(runs[name] / "checkpoints") for name in ("whole", "parts")]
+    assert_same(*states, "checkpoint")
+
+    logs = [log_of(runs[name]) for name in ("whole", "two")]
+    assert [len(log) for log in logs] == [20, 20]
+    for one, two in zip(*logs, strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"seconds", "timestep"}:
+            tolerance = {"rel": 1e-3, "abs": 1e-4} if name.endswith("_grad") else {"abs": 2e-4}
+            assert two[name] == pytest.approx(one[name], **tolerance), (one["step"], name)

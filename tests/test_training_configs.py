@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.commands.config import load_config_from_file
 
 from idas_sr.config import load_config
@@ -13,18 +14,23 @@ from idas_sr.networks.store import load_parts
 from idas_sr.training.run import CONFIGS, train_stage
 
 STAGES = sorted((CONFIGS / "train").rglob("*.yaml"))
-TINY_ESTIMATOR = {"width": 16, "deep_width": 16, "blocks": 1, "severity_width": 8}
+TINY_ESTIMATORS = {
+    "idas": {"width": 16, "deep_width": 16, "blocks": 1, "severity_width": 8},
+    "rcod": {"width": 8},
+    "invsr": {"widths": "[16,16]", "layers": 1, "head_width": 8, "groups": 4},
+}
 
 
 def tiny_overrides(stage: Path, photographs: Path, run_dir: Path) -> list[str]:
     """What makes a shipped stage run on its own, in a second: small parts from scratch, small crops, no workers."""
     backbone = "tiny-sd-turbo" if stage.parent.name == "sd-turbo" else "tiny"
+    method = yaml.safe_load(stage.read_text())["method"]["name"]
     return [
         f"data.root={photographs}",
         f"train.run_dir={run_dir}",
         "train.init=null",
         f"backbone.name={backbone}",
-        *(f"estimator.{name}={value}" for name, value in TINY_ESTIMATOR.items()),
+        *(f"estimator.{name}={value}" for name, value in TINY_ESTIMATORS.get(method, {}).items()),
         "data.crop=64",
         "data.workers=0",
         "train.batch_size=2",

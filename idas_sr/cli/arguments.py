@@ -11,8 +11,11 @@ from typing import Any
 from idas_sr.cli.machine import PRECISIONS
 from idas_sr.cli.pictures import add_encoding_arguments, size_value
 from idas_sr.color import COLOR_FIXES
-from idas_sr.pipeline import MAX_UPSCALE, SEED
+from idas_sr.pipeline import MAX_UPSCALE, REALISM, SEED
 from idas_sr.steering import STEERINGS
+
+METHOD_OPTIONS = ("steps", "timesteps", "group")
+"""Options of methods, each in some of them only."""
 
 EXAMPLES = """examples:
   %(prog)s                                           restore the three pictures of examples/ into results/
@@ -122,9 +125,9 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         result,
         "--realism",
         type=realism_value,
-        default=0.5,
+        default=None,
         metavar="R",
-        help="0 stays closest to the input, 1 gives most detail (default: %(default)s)",
+        help=f"0 stays closest to the input, 1 gives most detail (default: {REALISM}; for methods with a dial)",
     )
     size = result.add_mutually_exclusive_group()
     _add(
@@ -170,6 +173,16 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         help="saved pipeline, or sd-turbo (default: %(default)s)",
     )
     _add(model, "--method", default="idas", metavar="NAME", help="adapter on its backbone (default: %(default)s)")
+    _add(
+        model,
+        "--steps",
+        aliases=("--num_steps",),
+        type=count_value,
+        metavar="N",
+        help="UNet evaluations of invsr (1-5)",
+    )
+    _add(model, "--timesteps", type=count_value, nargs="+", metavar="T", help="of invsr's steps, 1 to 1000, descending")
+    _add(model, "--group", choices=("fid", "neu", "real", "auto"), help="of rcod: fidelity, neutral, realism")
     _add(
         model,
         "--sd-path",

@@ -17,12 +17,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from idas_sr import __version__
 from idas_sr.batch import Job, Outcome, Settings, plan, prepare_output, restore_files
-from idas_sr.build import METHODS, choose
+from idas_sr.build import METHODS, choose, has_dial
+from idas_sr.cli.arguments import METHOD_OPTIONS
 from idas_sr.cli.arguments import add_infer_arguments as add_arguments
 from idas_sr.cli.machine import PRECISIONS, choose_device, choose_precision
 from idas_sr.cli.pictures import encoding_of
 from idas_sr.networks.library import find_model, fingerprint
-from idas_sr.pipeline import IDaSSRPipeline
+from idas_sr.pipeline import DIAL, REALISM, IDaSSRPipeline
 
 __all__ = ["add_arguments", "run"]
 
@@ -57,7 +58,7 @@ def _restore(args: argparse.Namespace) -> int:
     if args.random_weights:
         choose(METHODS, "method", args.method)
         weights = f"random {args.model}"
-        make = functools.partial(IDaSSRPipeline.from_random, args.model, PRECISIONS[precision])
+        make = functools.partial(IDaSSRPipeline.from_random, args.model, PRECISIONS[precision], method=args.method)
     else:
         folder = find_model(args.model, sd_path=args.sd_path)
         weights = fingerprint(folder)
@@ -66,14 +67,14 @@ def _restore(args: argparse.Namespace) -> int:
         )
     settings = Settings(
         weights,
-        args.realism,
+        REALISM if args.realism is None and has_dial(args.method) else args.realism,
         args.seed,
         args.upscale,
         args.color_fix,
         precision,
         args.method,
         __version__,
-        {"steering": args.steering, "kappa": args.kappa, "tile": args.tile},
+        {"steering": args.steering, "kappa": args.kappa, "tile": args.tile, **method_options(args)},
         "RANDOM WEIGHTS" if args.random_weights else None,
         encoding,
         args.target_size,
@@ -88,8 +89,18 @@ def _restore(args: argparse.Namespace) -> int:
     return _report(jobs, load, settings, args)
 
 
+def method_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the method that were given."""
+    return {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
+
+
 def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
-    pipeline = make()
+    pipeline: IDaSSRPipeline = make()
+    pipeline.set_options(**method_options(args))
+    dial = {name: getattr(args, name) for name in DIAL if getattr(args, name) is not None}
+    if dial and not pipeline.restorer.steering.dial:
+        # Says which options there are.
+        pipeline.set_options(**dial)
     if args.steering is not None or args.kappa is not None:
         pipeline.set_steering(args.steering, **({} if args.kappa is None else {"kappa": args.kappa}))
     return pipeline.to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,14 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.shared import PictureStatistics
 from idas_sr.schedule import unsqueeze_like
 
 MIN_NOISE_POWER = 0.05
 """Floor of rms(u)^2 where the residual alone already fills the declared noise level (methods.md 9.3)."""
+LOG_VARIANCE = (-30.0, 20.0)
+"""Range of a Gaussian head's log-variance, as diffusers clamps it (InvSR)."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,10 @@ class Estimate:
         log_sigma: (B,) log of the noise level at which the latent lies.
         residual: (B,) sigma_e, estimate of rms(z_lq - z_hq - deviation).
         deviation: (B, C, h, w) estimate of z_lq - z_hq; None in parameterisation i1.
-        noise: (B, C, h, w) inversion noise.
+        noise: (B, C, h, w) inversion noise; its mean in parameterisation i3.
         control: residuals for the UNet's skip connections, or None; see ``LatentBackbone.control_channels``.
         power: (B, 1, h/4, w/4) squared noise level of each place; log_sigma is half the log of its mean, clipped.
+        spread: (B, C, h, w) standard deviation of the noise in parameterisation i3, else None.
     """
 
     log_sigma: Tensor
@@ -38,6 +43,7 @@ class Estimate:
     noise: Tensor
     control: tuple[Tensor, ...] | None = None
     power: Tensor | None = None
+    spread: Tensor | None = None
 
 
 class ResidualBlock(nn.Module):
@@ -118,7 +124,8 @@ class MINE(ModelMixin, ConfigMixin):
         width, deep_width: channels of the trunk at the latent's resolution and at half of it.
         blocks: residual blocks before, in and after the half-resolution stage.
         severity_width: of the severity head.
-        parameterisation: ``i2``: deviation and noise; ``i1``: noise alone carries the deviation too (InvSR's form).
+        parameterisation: ``i2``: deviation and noise; ``i1``: noise alone carries the deviation too (InvSR's form);
+            ``i3``: as i1, mean and spread of a Gaussian (InvSR's head; steering ``temperature`` draws from it).
         sigma_min, sigma_max: range of the noise level, the 1st and 99th percentile of w* on training pairs.
         similarity_quantiles: of 1 - M_L on training pairs, for positioning target P-C; not used by the network.
         control_channels: of the residuals for the UNet's skip connections, at the latent's resolution and at half of
@@ -143,8 +150,8 @@ class MINE(ModelMixin, ConfigMixin):
         control_channels: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
-        if parameterisation not in ("i1", "i2"):
-            raise ValueError(f"parameterisation must be 'i1' or 'i2', not {parameterisation!r}.")
+        if parameterisation not in ("i1", "i2", "i3"):
+            raise ValueError(f"parameterisation must be 'i1', 'i2' or 'i3', not {parameterisation!r}.")
         inputs, embedding = 3 * stride**2 + latent_channels, width * 2
         self.severity = SeverityHead(inputs, severity_width)
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -155,7 +162,8 @@ class MINE(ModelMixin, ConfigMixin):
         self.deep = nn.ModuleList(ResidualBlock(deep_width, embedding) for _ in range(blocks))
         self.up = nn.Conv2d(deep_width, width, 3, padding=1)
         self.after = nn.ModuleList(ResidualBlock(width, embedding) for _ in range(blocks))
-        self.noise_head = nn.Conv2d(width, latent_channels, 3, padding=1)
+        is_gaussian = parameterisation == "i3"
+        self.noise_head = nn.Conv2d(width, latent_channels * (2 if is_gaussian else 1), 3, padding=1)
         self.deviation_head = nn.Conv2d(width, latent_channels, 3, padding=1) if parameterisation == "i2" else None
         if self.deviation_head is not None:
             # Starts as "no deviation".
@@ -167,6 +175,12 @@ class MINE(ModelMixin, ConfigMixin):
         for head in self.control_heads:
             # Starts as "the prior as it is".
             zero(head)
+
+    @classmethod
+    def for_backbone(cls, backbone: LatentBackbone, scale: int, control: bool = False, **args: Any) -> MINE:
+        """One that fits ``backbone``; with ``control`` it also feeds the UNet's skip connections."""
+        channels, stride = backbone.control_channels if control else None, backbone.downsample // scale
+        return cls(latent_channels=backbone.latent_channels, stride=stride, control_channels=channels, **args)
 
     def set_range(self, sigma_min: float, sigma_max: float) -> None:
         """Store the range of noise levels in the configuration."""
@@ -219,7 +233,11 @@ class MINE(ModelMixin, ConfigMixin):
         residual = share * predicted.detach().exp()
         control = self._control(features, deep)
         if self.deviation_head is None:
-            return Estimate(predicted, residual, None, noise, control, power)
+            spread = None
+            if self.config["parameterisation"] == "i3":
+                noise, log_variance = noise.chunk(2, dim=1)
+                spread = (log_variance.clamp(*LOG_VARIANCE) / 2).exp()
+            return Estimate(predicted, residual, None, noise, control, power, spread)
         left = (1 - share.detach() ** 2).clamp_min(MIN_NOISE_POWER)
         return Estimate(
             predicted,

@@ -5,21 +5,43 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, UNet2DConditionModel
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.lora import GENERATOR, adapters_of, load_lora, merge_lora, plain_state_dict, save_lora
 from idas_sr.networks.mine import MINE
+from idas_sr.networks.noise_predictor import NoisePredictor
 from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
+from idas_sr.networks.similarity import SimilarityEstimator
 from idas_sr.schedule import NoiseSchedule
 
 STATISTICS = "latents.json"
+INDEX = "model_index.json"
+ESTIMATORS: dict[str, Any] = {
+    "MINE": MINE,
+    "NoisePredictor": NoisePredictor,
+    "SimilarityEstimator": SimilarityEstimator,
+}
+"""Networks of a method's own, by the name of the class in their config.json."""
+
+
+def estimator_class(config: Mapping[str, Any]) -> Any:
+    """Class of a saved estimator; MINE where its configuration does not say.
+
+    Raises:
+        ValueError: it is none that this version knows.
+    """
+    name = config.get("_class_name", "MINE")
+    if name not in ESTIMATORS:
+        raise ValueError(f"The model has an estimator called {name}; this version knows {', '.join(ESTIMATORS)}.")
+    return ESTIMATORS[name]
 
 
 def lora_networks(backbone: LatentBackbone) -> dict[str, nn.Module]:
@@ -27,8 +49,11 @@ def lora_networks(backbone: LatentBackbone) -> dict[str, nn.Module]:
     return {"unet_lora": backbone.unet, "vae_encoder_lora": backbone.vae.encoder}
 
 
-def save_parts(folder: Path, backbone: LatentBackbone, estimator: MINE | None = None) -> None:
-    """Write vae/, unet/, prompt/, estimator/ if there is one, and the latents' statistics; adapters beside weights.
+def save_parts(
+    folder: Path, backbone: LatentBackbone, estimator: nn.Module | None = None, conditioner: nn.Module | None = None
+) -> None:
+    """Write vae/, unet/, prompt/, estimator/ and conditioner/ if there are such networks, and the latents' statistics;
+    adapters beside weights.
 
     ``unet_lora/`` and ``vae_encoder_lora/`` are in peft's layout; unet/ and vae/ hold the weights without them.
     """
@@ -37,8 +62,9 @@ def save_parts(folder: Path, backbone: LatentBackbone, estimator: MINE | None = 
     for name, network in lora_networks(backbone).items():
         if GENERATOR in adapters_of(network):
             save_lora(network, GENERATOR, folder / name)
-    if estimator is not None:
-        estimator.save_pretrained(folder / "estimator")
+    for name, part in (("estimator", estimator), ("conditioner", conditioner)):
+        if isinstance(part, ModelMixin):
+            part.save_pretrained(folder / name)
     statistics = {name: getattr(backbone, name).flatten().tolist() for name in ("latents_mean", "latents_std")}
     (folder / STATISTICS).write_text(json.dumps(statistics, indent=1))
 
@@ -65,11 +91,11 @@ def attach_adapters(folder: Path, networks: Mapping[str, nn.Module], keep: Colle
                 merge_lora(network, GENERATOR)
 
 
-def load_parts(folder: Path, keep: Collection[str] = ()) -> tuple[LatentBackbone, MINE | None]:
-    """Read what ``save_parts`` wrote: the backbone, and the estimator if the stage had one.
+def load_parts(folder: Path, keep: Collection[str] = ()) -> tuple[LatentBackbone, Any]:
+    """Read what ``save_parts`` wrote: the backbone, and the estimator (or None).
 
     Args:
-        folder: ``model/`` of a run.
+        folder: ``model/`` of a run, or a saved pipeline whose statistics are in its model_index.json (its prior).
         keep: adapters (``unet_lora``, ``vae_encoder_lora``) to leave beside the weights, to be trained on; the others
             are merged into them.
 
@@ -77,7 +103,7 @@ def load_parts(folder: Path, keep: Collection[str] = ()) -> tuple[LatentBackbone
         FileNotFoundError: the folder is not the result of a finished stage.
         ValueError: an adapter in it does not fit.
     """
-    if not (folder / STATISTICS).is_file():
+    if not (folder / STATISTICS).is_file() and not (folder / INDEX).is_file():
         raise FileNotFoundError(
             f"{folder} holds no finished stage ({STATISTICS} is missing); train the stage before this one first."
         )
@@ -87,12 +113,32 @@ def load_parts(folder: Path, keep: Collection[str] = ()) -> tuple[LatentBackbone
         UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
         PromptTokens.from_pretrained(folder / "prompt", torch_dtype=torch.float32),
         NoiseSchedule.from_config(SD_TURBO_SCHEDULER),
-        **json.loads((folder / STATISTICS).read_text()),
+        **_statistics(folder),
     )
     attach_adapters(folder, lora_networks(backbone), keep)
-    estimator = (
-        MINE.from_pretrained(folder / "estimator", torch_dtype=torch.float32)
-        if (folder / "estimator").is_dir()
-        else None
-    )
-    return backbone, estimator
+    settings = folder / "estimator" / "config.json"
+    if not settings.is_file():
+        return backbone, None
+    kind = estimator_class(json.loads(settings.read_text()))
+    return backbone, kind.from_pretrained(folder / "estimator", torch_dtype=torch.float32)
+
+
+def load_own(folder: Path, part: nn.Module | None) -> None:
+    """Read the weights of a conditioner that is a network, and was built already, from a stage's ``folder``.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    path = folder / "conditioner" / SAFETENSORS_WEIGHTS_NAME
+    if part is None or not path.is_file():
+        return
+    try:
+        part.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _statistics(folder: Path) -> dict[str, list[float]]:
+    path = folder / STATISTICS if (folder / STATISTICS).is_file() else folder / INDEX
+    values = json.loads(path.read_text())
+    return {name: values[name] for name in ("latents_mean", "latents_std")}
