@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
-from idas_sr.imagefiles.formats import EXTENSIONS, Encoding
+from idas_sr.imagefiles.formats import EXTENSIONS, READABLE, Encoding
 from idas_sr.imagefiles.reading import PictureFile, one_line, read_picture
 from idas_sr.imagefiles.sizes import TargetSize
 from idas_sr.imagefiles.writing import check_sides, read_recipe, save_picture
 from idas_sr.images import stamp, to_pil, to_tensors
+from idas_sr.overlap import ahead
 from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline, target_size
 from idas_sr.resample import resize
+
+BATCH_PIXELS = 128 * 128
+"""Input pixels of a batch of small pictures: below it a call's fixed cost is most of the time."""
+
+READ_AHEAD, WRITE_BEHIND = 4 * 2**20, 16 * 2**20
+"""Pixels read before, and restored pixels not written after, the picture that is worked on: about 50 MB each."""
+
+THREADS = 4
+"""Readers, and as many writers; decoding and encoding release Python's lock."""
 
 
 class RefusedError(ValueError):
@@ -28,10 +42,43 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture file and the file that its restoration becomes."""
+    """One picture, a file or a piece of a tar, and the file that its restoration becomes.
+
+    Attributes:
+        source: the picture file, or the tar that it is in.
+        member: name in the tar; None for a picture file.
+        offset, size: of the picture's bytes in the tar.
+    """
 
     source: Path
     target: Path
+    member: str | None = None
+    offset: int = 0
+    size: int = 0
+
+    def __str__(self) -> str:
+        return str(self.source) if self.member is None else f"{self.member} in {self.source}"
+
+    def content(self) -> bytes:
+        """The encoded picture.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self.member is None:
+            return self.source.read_bytes()
+        with self.source.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def as_json(self) -> list[str | int | None]:
+        """JSON values that mean the same in every working folder."""
+        return [str(self.source.absolute()), str(self.target.absolute()), self.member, self.offset, self.size]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> Job:
+        """What ``as_json`` gave."""
+        return cls(Path(values[0]), Path(values[1]), *values[2:])
 
 
 @dataclass(frozen=True)
@@ -95,7 +142,7 @@ class Outcome:
         """As JSON values."""
         values = asdict(self)
         del values["job"]
-        return {"input": str(self.job.source), "output": str(self.job.target), **values}
+        return {"input": str(self.job), "output": str(self.job.target), **values}
 
 
 def plan(source: Path, output: Path, recursive: bool = False, encoding: Encoding | None = None) -> list[Job]:
@@ -157,45 +204,120 @@ def prepare_output(folder: Path) -> None:
 
 
 def restore_files(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     load: Callable[[], IDaSSRPipeline],
     settings: Settings,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     resume: bool = False,
 ) -> Iterator[Outcome]:
-    """Restore files one batch after the other, each output complete or not there; a bad file fails alone.
+    """Restore files, each output complete or not there; a bad file fails alone.
+
+    Files are read ahead and written behind in threads, while the networks work here; how much is in memory at a time
+    does not depend on how many jobs there are. Outcomes come in the order in which the pictures were restored.
 
     Args:
         jobs: what ``plan`` returned.
         load: gives the pipeline; called when the first picture is ready, so a fully resumed run loads nothing.
         settings: of all outputs.
-        batch_size: pictures read ahead; those of equal size go through the networks together.
+        batch_size: pictures of equal size that go through the networks together; None: as many small ones as have
+            ``BATCH_PIXELS`` input pixels together.
         resume: skip outputs that were made from the same input with the same settings.
     """
-    for start in range(0, len(jobs), batch_size):
-        ready: list[tuple[Job, PictureFile, str]] = []
-        for job in jobs[start : start + batch_size]:
-            try:
-                recipe = settings.recipe(job.source.read_bytes())
-                if resume and read_recipe(job.target) == recipe:
-                    yield Outcome(job, "skipped", "made before from the same input with the same settings")
-                    continue
-                picture = read_picture(job.source)
-                settings.size_of(picture, job)
-                ready.append((job, picture, recipe))
-            except (OSError, ValueError) as error:
-                yield Outcome(job, "failed", _naming(job, error))
-        if ready:
-            yield from _restore_batch(load(), ready, settings)
+    with ThreadPoolExecutor(THREADS, "read") as readers, ThreadPoolExecutor(THREADS, "write") as writers:
+        read = ahead(partial(_read, settings=settings, resume=resume), jobs, readers, _input_pixels, READ_AHEAD)
+        computed = _compute(read, load, settings, batch_size)
+        yield from ahead(partial(_finish, settings=settings), computed, writers, _output_pixels, WRITE_BEHIND)
 
 
-def _restore_batch(
-    pipeline: IDaSSRPipeline, ready: list[tuple[Job, PictureFile, str]], settings: Settings
-) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class _Ready:
+    """A picture that was read, and the recipe of its output."""
+
+    job: Job
+    picture: PictureFile
+    recipe: str
+
+    @property
+    def pixels(self) -> int:
+        return self.picture.colour[0].numel()
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """A restored picture that is not written yet."""
+
+    ready: _Ready
+    image: Tensor
+    seconds: float
+    trace: dict[str, float]
+
+
+def _input_pixels(job: Job) -> int:
+    """What a picture will weigh in memory; the header tells it. One that cannot be read weighs nothing."""
+    try:
+        with Image.open(job.source if job.member is None else io.BytesIO(job.content()), formats=READABLE) as image:
+            return image.width * image.height
+    except Exception:
+        # Pillow raises errors of a dozen kinds for damaged files; reading will name this one.
+        return 0
+
+
+def _output_pixels(result: Outcome | _Restored) -> int:
+    return result.image[0].numel() if isinstance(result, _Restored) else 0
+
+
+def _read(job: Job, settings: Settings, resume: bool) -> Outcome | _Ready:
+    try:
+        content = job.content()
+        recipe = settings.recipe(content)
+        if resume and read_recipe(job.target) == recipe:
+            return Outcome(job, "skipped", "made before from the same input with the same settings")
+        picture = read_picture(str(job), content)
+        settings.size_of(picture, job)
+        return _Ready(job, picture, recipe)
+    except (OSError, ValueError) as error:
+        return Outcome(job, "failed", _naming(job, error))
+
+
+def _compute(
+    read: Iterable[Outcome | _Ready], load: Callable[[], IDaSSRPipeline], settings: Settings, batch_size: int | None
+) -> Iterator[Outcome | _Restored]:
+    for group in _groups(read, batch_size):
+        if isinstance(group, Outcome):
+            yield group
+        else:
+            yield from _restore_batch(load(), group, settings)
+
+
+def _groups(read: Iterable[Outcome | _Ready], batch_size: int | None) -> Iterator[Outcome | list[_Ready]]:
+    """Pictures of equal size together; which ones depends on their order alone, never on how fast they were read."""
+    groups: dict[tuple[int, ...], list[_Ready]] = {}
+    held = 0
+    for ready in read:
+        if isinstance(ready, Outcome):
+            yield ready
+            continue
+        shape = tuple(ready.picture.colour.shape)
+        limit = max(1, BATCH_PIXELS // ready.pixels) if batch_size is None else batch_size
+        group = groups.setdefault(shape, [])
+        group.append(ready)
+        held += ready.pixels
+        if len(group) >= limit:
+            held -= sum(one.pixels for one in groups.pop(shape))
+            yield group
+        while held > READ_AHEAD and groups:
+            # Many different sizes: the one that waits longest goes as it is.
+            group = groups.pop(next(iter(groups)))
+            held -= sum(one.pixels for one in group)
+            yield group
+    yield from groups.values()
+
+
+def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Settings) -> Iterator[Outcome | _Restored]:
     begin = time.perf_counter()
     try:
         result = pipeline(
-            [picture.colour for _, picture, _ in ready],
+            [one.picture.colour for one in ready],
             realism=settings.realism,
             upscale=4.0 if settings.size else settings.upscale,
             seed=settings.seed,
@@ -210,39 +332,36 @@ def _restore_batch(
             for one in ready:
                 yield from _restore_batch(pipeline, [one], settings)
         else:
-            yield Outcome(ready[0][0], "failed", f"{ready[0][0].source} could not be restored: {one_line(error)}")
+            job = ready[0].job
+            yield Outcome(job, "failed", f"{job} could not be restored: {one_line(error)}")
         return
     assert isinstance(result, IDaSSROutput) and result.trace is not None
     seconds = (time.perf_counter() - begin) / len(ready)
-    for (job, picture, recipe), restored, trace in zip(ready, result.images, result.trace, strict=True):
-        assert isinstance(restored, Tensor)
-        yield _write(job, picture, restored, recipe, settings, seconds, trace)
+    for one, image, trace in zip(ready, result.images, result.trace, strict=True):
+        assert isinstance(image, Tensor)
+        yield _Restored(one, image, seconds, trace)
 
 
-def _write(
-    job: Job,
-    picture: PictureFile,
-    restored: Tensor,
-    recipe: str,
-    settings: Settings,
-    seconds: float,
-    trace: dict[str, float],
-) -> Outcome:
+def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
+    """Write what was restored; other outcomes pass."""
+    if isinstance(result, Outcome):
+        return result
+    job, picture = result.ready.job, result.ready.picture
     height, width = settings.size_of(picture, job)
-    restored = resize(restored[None], (height, width))[0].clamp(0, 1)
+    restored = resize(result.image[None], (height, width))[0].clamp(0, 1)
     if settings.watermark is not None:
         (restored,) = to_tensors(stamp(to_pil(restored), settings.watermark))
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        said = save_picture(restored, picture, job.target, settings.encoding, recipe)
+        said = save_picture(restored, picture, job.target, settings.encoding, result.ready.recipe)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         return Outcome(job, "failed", f"{job.target} could not be written: {reason}")
     notices = (*picture.notices, *said)
-    return Outcome(job, "restored", None, round(seconds, 4), (width, height), trace, notices)
+    return Outcome(job, "restored", None, round(result.seconds, 4), (width, height), result.trace, notices)
 
 
 def _naming(job: Job, error: BaseException) -> str:
     """The error in one line that names the file."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if str(job.source) in line else f"{job.source} cannot be restored: {line}"
+    return line if str(job.source) in line else f"{job} cannot be restored: {line}"

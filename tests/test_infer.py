@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data
 
 from idas_sr import cli
-from idas_sr.cli import infer as infer_command
+from idas_sr.cli import folders
 from idas_sr.images import read_image, read_text
 
 REPOSITORY = Path(__file__).parents[1]
@@ -285,13 +285,13 @@ def test_random_weights_are_stamped(photos: Path, tmp_path: Path) -> None:
 def test_an_interrupted_run_ends_in_one_line_and_resumes(
     model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = infer_command.restore_files
+    read = folders.restore_files
 
     def stop_after_one(*args, **options):  # type: ignore[no-untyped-def]
         yield next(read(*args, **options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(infer_command, "restore_files", stop_after_one)
+    monkeypatch.setattr(folders, "restore_files", stop_after_one)
     assert infer(model, photos, tmp_path / "out") == cli.INTERRUPTED
     assert "interrupted" in capsys.readouterr().err and names(tmp_path / "out") == ["cat.png"]
     monkeypatch.undo()

@@ -19,8 +19,9 @@ LAYERS: list[set[str]] = [
     {"conditioning", "losses", "data"},
     {"methods"},
     {"build"},
-    {"pipeline", "training"},
+    {"overlap", "pipeline", "training"},
     {"batch", "session", "verification"},
+    {"engines"},
     {"evaluation"},
     {"cli"},
 ]

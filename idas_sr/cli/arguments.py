@@ -231,12 +231,27 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add(
         machine,
+        "--processes",
+        type=count_value,
+        default=None,
+        metavar="N",
+        help="share a folder among N processes of this machine, or of the cluster (default: as launched, or 1)",
+    )
+    _add(
+        machine,
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: the machines of a Ray cluster, RAY_ADDRESS or this one alone (default: %(default)s)",
+    )
+    _add(
+        machine,
         "--batch-size",
         aliases=("--batch_size",),
         type=count_value,
-        default=1,
+        default=None,
         metavar="N",
-        help="pictures of equal size at once (default: %(default)s)",
+        help="pictures of equal size at once (default: on a GPU as many small ones as fill it, on the CPU one)",
     )
     _add(
         machine,

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import logging
-import sys
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from idas_sr import __version__
-from idas_sr.batch import Job, Outcome, Settings, plan, prepare_output, restore_files
+from idas_sr.batch import Settings, plan, prepare_output
 from idas_sr.build import METHODS, choose, has_dial
 from idas_sr.cli.arguments import METHOD_OPTIONS
 from idas_sr.cli.arguments import add_infer_arguments as add_arguments
+from idas_sr.cli.folders import restore_alone, restore_together
 from idas_sr.cli.machine import PRECISIONS, choose_device, choose_precision
 from idas_sr.cli.pictures import encoding_of
+from idas_sr.engines.launch import find_launch
+from idas_sr.engines.shards import has_shards, plan_shards
 from idas_sr.networks.library import find_model, fingerprint
 from idas_sr.pipeline import DIAL, REALISM, IDaSSRPipeline
 
@@ -51,10 +48,20 @@ def _restore(args: argparse.Namespace) -> int:
     output = args.output or (REPOSITORY / "results" if args.input is None else Path("results"))
     if args.input is None and not source.is_dir():
         raise ValueError("The examples are not part of this installation; give a picture or a folder with -i.")
-    device = choose_device(args.device)
+    # Before torch looks for GPUs: each process sees its own.
+    launch = find_launch(None if args.engine == "ray" else args.processes)
+    device = args.device = choose_device(args.device)
+    if args.batch_size is None and device == "cpu":
+        # One small picture fills the cores already; batches gain nothing there and round differently.
+        args.batch_size = 1
     precision = choose_precision(args.precision, device, args.model)
     encoding = encoding_of(args)
-    jobs = plan(source, output, args.recursive, encoding)
+    args.input = source
+    list_jobs = functools.partial(plan, source, output, args.recursive, encoding)
+    if has_shards(source):
+        list_jobs = functools.partial(plan_shards, source, output, encoding)
+    is_alone = launch.count == 1 and args.engine == "local"
+    jobs = list_jobs() if is_alone else []
     if args.random_weights:
         choose(METHODS, "method", args.method)
         weights = f"random {args.model}"
@@ -79,14 +86,18 @@ def _restore(args: argparse.Namespace) -> int:
         encoding,
         args.target_size,
     )
-    load = functools.cache(lambda: _load(make, args, device))
-    if not args.resume:
-        # Before the first picture, so that a model that does not load refuses the run.
-        load()
+    load = functools.partial(_load, make, args, device)
     if args.summary is not None and not args.summary.resolve().parent.is_dir():
         raise ValueError(f"The folder of --summary {args.summary} does not exist.")
+    if is_alone:
+        load = functools.cache(load)  # type: ignore[assignment]
+        if not args.resume:
+            # Before the first picture, so that a model that does not load refuses the run.
+            load()
     prepare_output(output)
-    return _report(jobs, load, settings, args)
+    if is_alone:
+        return restore_alone(jobs, load, settings, args, output)
+    return restore_together(list_jobs, load, settings, args, output, launch)
 
 
 def method_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -104,27 +115,3 @@ def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
     if args.steering is not None or args.kappa is not None:
         pipeline.set_steering(args.steering, **({} if args.kappa is None else {"kappa": args.kappa}))
     return pipeline.to(device)
-
-
-def _report(jobs: list[Job], load: Any, settings: Settings, args: argparse.Namespace) -> int:
-    outcomes: list[Outcome] = []
-    try:
-        with tqdm(total=len(jobs), unit="picture", disable=None) as bar, logging_redirect_tqdm([LOGGER]):
-            for outcome in restore_files(jobs, load, settings, args.batch_size, args.resume):
-                outcomes.append(outcome)
-                bar.update()
-                if outcome.status == "failed":
-                    bar.write(f"failed: {outcome.reason}", file=sys.stderr)
-                for notice in outcome.notices:
-                    bar.write(f"note: {outcome.job.source}: {notice}", file=sys.stderr)
-    finally:
-        if args.summary is not None:
-            values = {
-                "settings": json.loads(settings.recipe(b"")) | {"input": None},
-                "outcomes": [o.summary() for o in outcomes],
-            }
-            args.summary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    counts = Counter(outcome.status for outcome in outcomes)
-    parts = [f"{counts[status]} {status}" for status in ("restored", "skipped", "failed") if counts[status]]
-    print(f"{', '.join(parts)}; results in {args.output or jobs[0].target.parent}")
-    return 1 if counts["failed"] else 0

@@ -43,8 +43,11 @@ class PictureFile:
     notices: tuple[str, ...] = ()
 
 
-def read_picture(path: str | Path) -> PictureFile:
+def read_picture(path: str | Path, content: bytes | None = None) -> PictureFile:
     """Read a picture file; of an animation the first frame.
+
+    Args:
+        content: its bytes, where they were read before or are not a file of their own; ``path`` only names them then.
 
     Raises:
         ValueError: the file is missing, empty, cut off, no picture, of a kind that is not read, or has more pixels
@@ -52,9 +55,10 @@ def read_picture(path: str | Path) -> PictureFile:
             is one sentence that names the file.
     """
     try:
-        if os.path.getsize(path) > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES // 2**30} GiB")
-        content = Path(path).read_bytes()
+        if content is None:
+            if os.path.getsize(path) > MAX_BYTES:
+                raise ValueError(f"it has more than {MAX_BYTES // 2**30} GiB")
+            content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content), formats=READABLE) as image:
             return _decode(image, content)
     except UnidentifiedImageError as error:

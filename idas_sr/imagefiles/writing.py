@@ -99,15 +99,19 @@ def check_sides(height: int, width: int, file_format: Format) -> None:
         )
 
 
+def token_of(path: Path) -> str:
+    """Stands for the name of ``path`` in that of its half-written file, ``.TOKEN.PROCESS.partial``."""
+    # A name with something added could be longer than file systems allow.
+    return hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let ``write`` fill a file that takes the place of ``path`` when it is complete.
 
     Raises:
         OSError: the folder cannot be written to, or the name is too long.
     """
-    # A name of its own, because one with something added could be longer than file systems allow.
-    token = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    partial = path.with_name(f".{token}.{os.getpid()}.partial")
+    partial = path.with_name(f".{token_of(path)}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
             write(file)

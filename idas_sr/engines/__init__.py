@@ -1,0 +1,1 @@
+"""Folders restored by several processes: claims, workers of one machine, and Ray beyond it."""
