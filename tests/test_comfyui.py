@@ -71,5 +71,7 @@ def test_a_mask_is_realism_by_place(nodes: ModuleType, tiny: IDaSSRPipeline) -> 
 def test_mistakes_end_in_a_sentence(nodes: ModuleType, tiny: IDaSSRPipeline) -> None:
     with pytest.raises(ValueError, match="no model called 'nothing'"):
         nodes.IDaSSRLoader().load("nothing", device="cpu")
+    with pytest.raises(ValueError, match="no method called 'nothing'"):
+        nodes.IDaSSRLoader().load("compact", method="nothing", device="cpu")
     with pytest.raises(ValueError, match="between 0 and 1"):
         nodes.IDaSSRUpscale().upscale(tiny, torch.zeros(1, 4, 4, 3), realism=2)

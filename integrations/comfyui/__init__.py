@@ -27,6 +27,7 @@ class IDaSSRLoader:
         return {
             "required": {"model": ("STRING", {"default": "compact"})},
             "optional": {
+                "method": ("STRING", {"default": "idas", "tooltip": "adapter on the model's backbone"}),
                 "device": (["auto", "cuda", "mps", "cpu"],),
                 "precision": (["auto", *PRECISIONS],),
                 "sd_path": ("STRING", {"default": "", "tooltip": "SD-Turbo's weights, for adapters on them"}),
@@ -35,16 +36,24 @@ class IDaSSRLoader:
         }
 
     def load(
-        self, model: str, device: str = "auto", precision: str = "auto", sd_path: str = "", revision: str = ""
+        self,
+        model: str,
+        method: str = "idas",
+        device: str = "auto",
+        precision: str = "auto",
+        sd_path: str = "",
+        revision: str = "",
     ) -> tuple[IDaSSRPipeline]:
         """The pipeline on its device.
 
         Raises:
-            ValueError: no such model or device here; the message says what there is.
+            ValueError: no such model, method or device here; the message says what there is.
         """
         where = choose_device(device)
         dtype = PRECISIONS[choose_precision(precision, where, model)]
-        pipe = IDaSSRPipeline.from_pretrained(model, sd_path=sd_path or None, revision=revision or None, dtype=dtype)
+        pipe = IDaSSRPipeline.from_pretrained(
+            model, method, sd_path=sd_path or None, revision=revision or None, dtype=dtype
+        )
         return (pipe.to(where),)
 
 
