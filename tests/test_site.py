@@ -27,6 +27,13 @@ def test_links_out_of_the_docs_lead_into_the_repository() -> None:
     assert outward("[configs/base.yaml](../configs/base.yaml)", None) == "configs/base.yaml"
 
 
+def test_every_page_stands_once_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    named = re.findall(r": (\w+\.md)$", text, re.M)
+    pages = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    assert sorted(named) == pages, "give every page of docs/ one line under nav in mkdocs.yml"
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_asks_no_other_server(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None:
