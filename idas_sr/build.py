@@ -17,6 +17,7 @@ from idas_sr.data.sources import in_split, list_entries
 from idas_sr.guidance import GUIDERS
 from idas_sr.losses import FeatureDistance, LearnedDistance
 from idas_sr.methods.base import Method
+from idas_sr.methods.degradation_scores import DegradationScoresTask
 from idas_sr.methods.hd_clip import HDClipTask
 from idas_sr.methods.idas import IDaSSR
 from idas_sr.methods.invsr import InvSR
@@ -24,6 +25,7 @@ from idas_sr.methods.latent_perceptual import LatentPerceptualTask
 from idas_sr.methods.osediff import OSEDiff
 from idas_sr.methods.pretrain import AutoencoderTask, PriorTask
 from idas_sr.methods.rcod import RCOD
+from idas_sr.methods.s3diff import S3Diff
 from idas_sr.methods.task import Task
 from idas_sr.networks import presets
 from idas_sr.networks.backbone import LatentBackbone
@@ -33,7 +35,7 @@ from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import load_parts
 from idas_sr.steering import STEERINGS
 
-METHODS: dict[str, type[Method]] = {"idas": IDaSSR, "invsr": InvSR, "osediff": OSEDiff, "rcod": RCOD}
+METHODS: dict[str, type[Method]] = {"idas": IDaSSR, "invsr": InvSR, "osediff": OSEDiff, "rcod": RCOD, "s3diff": S3Diff}
 BACKBONES = {
     "compact": presets.compact,
     "sd-turbo": presets.sd_turbo,
@@ -45,6 +47,7 @@ PRETRAINING = {
     "prior": PriorTask,
     "latent-perceptual": LatentPerceptualTask,
     "hdclip": HDClipTask,
+    "degradation-scores": DegradationScoresTask,
 }
 UNTRAINED = ("tiny", "tiny-sd-turbo")
 """Backbones that only ever try things; what a loss needs has random weights beside them too."""
@@ -167,12 +170,14 @@ def build_method(
 
     if not isinstance(conditioner, nn.Module):
         conditioner = construct(CONDITIONERS, "conditioner", conditioner or usual("conditioner"), backbone)
-    parts = (
-        backbone,
-        conditioner,
-        construct(STEERINGS, "steering", steering or usual("steering")),
-        construct(GUIDERS, "guider", guider or usual("guider")),
-    )
+    combine = construct(GUIDERS, "guider", guider or usual("guider"))
+    if combine.compares and getattr(conditioner, "negative", "") is None:
+        name = (guider or usual("guider")).name
+        raise ConfigError(
+            f"The guider {name} compares two prompts and the conditioner gives one; name the other as "
+            "conditioner.args.negative, or use the conditioner hdclip."
+        )
+    parts = (backbone, conditioner, construct(STEERINGS, "steering", steering or usual("steering")), combine)
     if estimator is None and kind.estimator_class is not None:
         estimator = build_estimator(backbone, kind.estimator_class)
     return construct(METHODS, "method", method, *parts, estimator=estimator, **training)

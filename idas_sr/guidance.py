@@ -19,6 +19,9 @@ SMALL = 1e-12
 class Positive:
     """One prediction under the positive prompt: one UNet evaluation."""
 
+    compares = False
+    """Whether it needs a negative prompt."""
+
     def __call__(self, predict: Predict, condition: Condition) -> Tensor:
         """``predict`` maps tokens (B, L, D) to z0 (B, C, h, w)."""
         return predict(condition.positive)
@@ -35,6 +38,8 @@ class ClassifierFree:
         scale: s_p. S3Diff's 1.07 is for t = 999; what a step can change is proportional to its noise level.
         negative_scale: s_n.
     """
+
+    compares = True
 
     def __init__(self, scale: float = 1.07, negative_scale: float = 0.0) -> None:
         self.scale, self.negative_scale = scale, negative_scale
@@ -77,7 +82,12 @@ class Projected:
         scale: s_p.
         negative_scale: s_n of form a.
         keep: kappa of form b.
+
+    Raises:
+        ValueError: another form.
     """
+
+    compares = True
 
     def __init__(self, form: str = "a", scale: float = 1.1, negative_scale: float = 0.1, keep: float = 0.0) -> None:
         if form not in ("a", "b"):

@@ -309,6 +309,31 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             self.register_to_config(options=old)
             raise
 
+    def set_slots(self, conditioner: dict[str, Any] | None = None, guider: dict[str, Any] | None = None) -> None:
+        """Tell the UNet something else, or combine predictions differently, from now on.
+
+        Args:
+            conditioner, guider: ``{"name": ..., "args": {...}}`` of CONDITIONERS and GUIDERS; None: as it is.
+
+        Raises:
+            ValueError: unknown name or argument, or two that do not go together; nothing changes then.
+        """
+        given = {"conditioner": conditioner, "guider": guider}
+        given = {name: {"args": {}, **slot} for name, slot in given.items() if slot is not None}
+        if not given:
+            return
+        old = self.config["slots"], self.conditioner
+        self.register_to_config(slots={**(old[0] or {}), **given})
+        if conditioner is not None:
+            self.register_modules(conditioner=None)
+        self._method = None
+        try:
+            _ = self.restorer
+        except ValueError:
+            self.register_to_config(slots=old[0])
+            self.register_modules(conditioner=old[1])
+            raise
+
     @property
     def _steering(self) -> dict[str, Any]:
         kind = METHODS.get(str(self.config["method"]), Method)

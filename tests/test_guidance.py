@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from idas_sr.build import build_method
-from idas_sr.config import Component
-from idas_sr.guidance import ClassifierFree, Positive, Projected, split
+from idas_sr.config import Component, ConfigError
+from idas_sr.guidance import GUIDERS, ClassifierFree, Positive, Projected, split
 from idas_sr.methods.base import Method
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.types import Condition
@@ -105,9 +105,11 @@ def test_split_is_orthogonal_per_sample() -> None:
 
 
 def test_guider_without_a_second_prompt_says_what_to_do(tiny_method: Method, photograph: Tensor) -> None:
-    method = build_method(tiny_method.backbone, tiny_method.estimator, guider=Component("cfg"))
-    with pytest.raises(ValueError, match=r"conditioner\.args\.negative"):
-        method.restore_image(photograph[..., :64, :64])
+    for name in ("cfg", "cfpg"):
+        with pytest.raises(ConfigError, match=r"conditioner\.args\.negative"):
+            build_method(tiny_method.backbone, tiny_method.estimator, guider=Component(name))
+        with pytest.raises(ValueError, match="compares two prompts"):
+            GUIDERS[name]()(lambda tokens: tokens, Condition(torch.zeros(1, 4, 8)))
     prompts = Component("prompt", {"negative": "degraded"})
     method = build_method(tiny_method.backbone, tiny_method.estimator, conditioner=prompts, guider=Component("cfg"))
     assert not torch.equal(

@@ -166,6 +166,18 @@ def test_prompts_of_another_size_are_refused(tiny_method: Method, tmp_path: Path
 # ---- measuring ----
 
 
+def test_export_is_the_same_network_in_half_precision(network: HDCLIP, tmp_path: Path) -> None:
+    network.save_pretrained(tmp_path / "run" / FOLDER)
+    script = runpy.run_path(str(ROOT / "scripts" / "export_hdclip.py"), run_name="loaded")
+    with pytest.raises(ValueError, match="no model in"):
+        script["export"](tmp_path / "run", tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    script["export"](tmp_path / "run", tmp_path / "model")
+    picture = small("coffee") * 2 - 1
+    found = load_hd_clip(tmp_path / "model")(picture)
+    torch.testing.assert_close(found.degradation, network(picture).degradation, rtol=0, atol=5e-3)
+
+
 def test_between_sees_order_and_its_lack() -> None:
     torch.manual_seed(0)
     way = torch.linspace(0, 1, 5)[:, None] * torch.randn(1, 6)
@@ -206,6 +218,7 @@ def test_the_shipped_one_orders_photographs_it_has_not_seen() -> None:
     pictures = [small(name) for name in ("astronaut", "chelsea", "coffee")]
     found = measure_ordinal(shipped, pictures)
     for kind in KINDS:
-        assert found[kind]["spearman"] > 0.85, kind
+        assert found[kind]["spearman_one"] > 0.95 and found[kind]["spearman"] > 0.75, kind
+        assert 0 < found[kind]["lowest_place"] < found[kind]["highest_place"] < 1, kind
     assert found["semantic"]["same"] < found["semantic"]["other"]
     assert len([level for level in LEVELS if level not in shipped.config["levels"]]) == 4

@@ -234,6 +234,7 @@ OF_METHODS = {
     "invsr": "estimator={widths: [16, 16], layers: 1, head_width: 8, groups: 4}",
     "osediff": "estimator={}",
     "rcod": "estimator={width: 8}",
+    "s3diff": "estimator={unet_rank: 2, encoder_rank: 2, scores_args: {width: 4, hidden: 8}}",
 }
 
 

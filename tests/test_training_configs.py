@@ -17,6 +17,7 @@ STAGES = sorted((CONFIGS / "train").rglob("*.yaml"))
 TINY_ESTIMATORS = {
     "idas": {"width": 16, "deep_width": 16, "blocks": 1, "severity_width": 8},
     "rcod": {"width": 8},
+    "s3diff": {"scores": "null", "scores_args": "{width: 4, hidden: 8}", "unet_rank": 2, "encoder_rank": 2},
     "invsr": {"widths": "[16,16]", "layers": 1, "head_width": 8, "groups": 4},
 }
 

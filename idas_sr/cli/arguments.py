@@ -192,6 +192,22 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add(
         model,
+        "--conditioner",
+        type=str,
+        nargs="+",
+        metavar=("NAME", "KEY=VALUE"),
+        help="what the UNet is told: prompt, or hdclip with model=FOLDER (default: the method's own)",
+    )
+    _add(
+        model,
+        "--guider",
+        type=str,
+        nargs="+",
+        metavar=("NAME", "KEY=VALUE"),
+        help="how predictions are combined: positive, cfg or cfpg, such as cfpg form=b (default: the method's)",
+    )
+    _add(
+        model,
         "--steering",
         choices=tuple(STEERINGS),
         default=None,

@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from idas_sr import __version__
 from idas_sr.batch import Settings, plan, prepare_output
 from idas_sr.build import METHODS, choose, has_dial
@@ -17,14 +19,21 @@ from idas_sr.cli.arguments import add_infer_arguments as add_arguments
 from idas_sr.cli.folders import restore_alone, restore_together
 from idas_sr.cli.machine import PRECISIONS, choose_device, choose_precision
 from idas_sr.cli.pictures import encoding_of
+from idas_sr.conditioning import CONDITIONERS
 from idas_sr.engines.launch import find_launch
 from idas_sr.engines.shards import has_shards, plan_shards
+from idas_sr.guidance import GUIDERS
 from idas_sr.networks.library import find_model, fingerprint
 from idas_sr.pipeline import DIAL, REALISM, IDaSSRPipeline
 
 __all__ = ["add_arguments", "run"]
 
 LOGGER = logging.getLogger("idas_sr")
+SLOTS: dict[str, dict[str, Any]] = {
+    "conditioner": {name: CONDITIONERS[name] for name in ("prompt", "hdclip")},
+    "guider": GUIDERS,
+}
+"""What may take the place of a method's own without training; the conditioner visual is trained with its method."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -81,7 +90,7 @@ def _restore(args: argparse.Namespace) -> int:
         precision,
         args.method,
         __version__,
-        {"steering": args.steering, "kappa": args.kappa, "tile": args.tile, **method_options(args)},
+        {"steering": args.steering, "kappa": args.kappa, "tile": args.tile, **method_options(args), **slots_of(args)},
         "RANDOM WEIGHTS" if args.random_weights else None,
         encoding,
         args.target_size,
@@ -105,9 +114,34 @@ def method_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
 
 
+def slots_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What was given as --conditioner and --guider: a name, and arguments as KEY=VALUE.
+
+    Raises:
+        ValueError: an unknown name, or an argument without a key.
+    """
+    slots = {}
+    for slot, known in SLOTS.items():
+        given = getattr(args, slot)
+        if given is None:
+            continue
+        name, *pairs = given
+        choose(known, slot, name)
+        wrong = [pair for pair in pairs if "=" not in pair]
+        if wrong:
+            raise ValueError(f"--{slot} {name}: {wrong[0]} is no KEY=VALUE.")
+        try:
+            values = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in pairs)}
+        except yaml.YAMLError as error:
+            raise ValueError(f"--{slot} {name}: a value of {' '.join(pairs)} cannot be read.") from error
+        slots[slot] = {"name": name, "args": values}
+    return slots
+
+
 def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
     pipeline: IDaSSRPipeline = make()
     pipeline.set_options(**method_options(args))
+    pipeline.set_slots(**slots_of(args))
     dial = {name: getattr(args, name) for name in DIAL if getattr(args, name) is not None}
     if dial and not pipeline.restorer.steering.dial:
         # Says which options there are.

@@ -81,6 +81,7 @@ class Method(Task):
         memory: Memory | None = None,
         severity: Tensor | None = None,
         timestep: Tensor | None = None,
+        guider: Guider | None = None,
     ) -> Restored:
         """One network evaluation (more where the anchor names later timesteps) from a low-quality picture to a
         high-quality one.
@@ -96,6 +97,7 @@ class Method(Task):
             memory: of the same ``lq``: steps 1 and 2 are done once, however often the picture is restored.
             severity: (B, K) mean of ``severity_map`` over the picture that this is a tile of; None: this is all of it.
             timestep: (B,) position to anchor at, instead of the method's own; only without ``severity``.
+            guider: instead of the method's, such as none while training.
         """
         memory = Memory() if memory is None else memory
         # 1. The picture as a latent.
@@ -116,15 +118,15 @@ class Method(Task):
             # 3. Steer: move position and state together.
             steered = self.steering(anchor, z_lq, level, seeds, self.backbone.schedule, origin)
             # 4. Denoise, told where the state is.
-            return self._denoise(steered, condition, anchor), steered
+            return self._denoise(steered, condition, anchor, guider or self.guider), steered
 
         z0, steered = over_levels(denoise, realism, *z_lq.shape[-2:])
         # 5. Back to pixels.
         return Restored(self.backbone.decode(z0) if decode else None, z0, anchor, steered, z_lq)
 
-    def _denoise(self, steered: Steered, condition: Condition, anchor: Anchor) -> Tensor:
+    def _denoise(self, steered: Steered, condition: Condition, anchor: Anchor, guider: Guider) -> Tensor:
         def predict(state: Tensor, timestep: Tensor, sigma: Tensor) -> Tensor:
-            return self.guider(
+            return guider(
                 lambda tokens: self.backbone.predict_z0(state, timestep, tokens, sigma, anchor.control), condition
             )
 

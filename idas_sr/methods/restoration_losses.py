@@ -118,14 +118,19 @@ class RestorationLosses(nn.Module):
     # ---- the critics' turn ----
 
     def of_critics(self, prior: LatentBackbone, tokens: Tensor | None, batch: Batch) -> Losses:
-        """Hinge losses of the critics on what the generator's turn left in ``batch``."""
+        """Hinge losses of the critics on what the generator's turn left in ``batch``.
+
+        ``judged`` (B,) in it, 0 or 1, leaves samples out of the pixel critic's.
+        """
         values: Losses = {}
         if self.critic is not None:
             lq_up = _shifted(batch["lq_up"], batch)
             hq = self.window(to_signed(batch["hq"]), batch, self.downsample)
             real = self.critic(_shifted(hq, batch), lq_up)
             fake = self.critic(_shifted(batch["fake"], batch), lq_up)
-            values["critic"] = terms.hinge_critic(real, fake).mean()
+            cost = terms.hinge_critic(real, fake)
+            # Not divided by their number: the mean over processes is then that of one with the whole batch.
+            values["critic"] = (batch["judged"] * cost if "judged" in batch else cost).mean()
         if self.latent_critic is not None and tokens is not None:
             place = (batch["z_lq"], batch["timestep"], tokens)
             real, fake = (self._judge(prior, batch[name], *place) for name in ("z_hq", "z0"))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.networks.guided_lora import DegradationGuide
 from idas_sr.networks.lora import GENERATOR, adapters_of, load_lora, merge_lora, plain_state_dict, save_lora
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.noise_predictor import NoisePredictor
@@ -28,6 +29,7 @@ ESTIMATORS: dict[str, Any] = {
     "MINE": MINE,
     "NoisePredictor": NoisePredictor,
     "SimilarityEstimator": SimilarityEstimator,
+    "DegradationGuide": DegradationGuide,
 }
 """Networks of a method's own, by the name of the class in their config.json."""
 
