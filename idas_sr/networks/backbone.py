@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
+from idas_sr.networks import tiny_precision
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.schedule import NoiseSchedule, unsqueeze_like
 
@@ -44,6 +45,8 @@ class LatentBackbone(nn.Module):
             prompt,
             schedule,
         )
+        if isinstance(vae, AutoencoderTiny):
+            tiny_precision.prepare(vae)
         channels = vae.config["latent_channels"]
         mean = [0.0] * channels if latents_mean is None else list(latents_mean)
         std = [1 / vae.config["scaling_factor"]] * channels if latents_std is None else list(latents_std)
@@ -67,6 +70,8 @@ class LatentBackbone(nn.Module):
         # a percent.
         mean, std = self.latents_mean, self.latents_std
         super()._apply(fn, recurse)
+        if isinstance(self.vae, AutoencoderTiny):
+            tiny_precision.keep_ends(self.vae)
         if not mean.is_meta:
             device = self.latents_mean.device
             self.latents_mean, self.latents_std = mean.to(device), std.to(device)

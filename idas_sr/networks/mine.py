@@ -195,6 +195,11 @@ class MINE(ModelMixin, ConfigMixin):
         defaults = [name for name in self.config.get("_use_default_values", []) if name not in values]
         self.register_to_config(**values, _use_default_values=defaults)
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Trunk and heads in ``dtype``; what decides the position stays in fp32, because all the rest follows it."""
+        for name, part in self.named_children():
+            part.to(torch.float32 if name == "severity" else dtype)
+
     @property
     def log_range(self) -> tuple[float, float]:
         """(low, high) of log sigma."""
@@ -205,7 +210,7 @@ class MINE(ModelMixin, ConfigMixin):
         return torch.cat(self.severity(self._inputs(lq, z_lq)), dim=1)
 
     def _inputs(self, lq: Tensor, z_lq: Tensor) -> Tensor:
-        return torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.dtype)
+        return torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.severity.filters.weight.dtype)
 
     def forward(
         self, lq: Tensor, z_lq: Tensor, log_sigma: Tensor | None = None, severity: Tensor | None = None
@@ -255,6 +260,7 @@ class MINE(ModelMixin, ConfigMixin):
         return tuple(head(features if index < fine else deep).float() for index, head in enumerate(self.control_heads))
 
     def _trunk(self, inputs: Tensor, severity: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = inputs.to(self.enter.weight.dtype)
         embedding = F.silu(self.embedding(self.frequencies(severity).to(inputs.dtype)))
         x = self.enter(inputs)
         for block in self.before:
