@@ -210,7 +210,8 @@ class MINE(ModelMixin, ConfigMixin):
         return torch.cat(self.severity(self._inputs(lq, z_lq)), dim=1)
 
     def _inputs(self, lq: Tensor, z_lq: Tensor) -> Tensor:
-        return torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1).to(self.severity.filters.weight.dtype)
+        inputs = torch.cat([F.pixel_unshuffle(lq, self.config["stride"]), z_lq], dim=1)
+        return inputs.to(self.severity.filters.weight.dtype)
 
     def forward(
         self, lq: Tensor, z_lq: Tensor, log_sigma: Tensor | None = None, severity: Tensor | None = None
