@@ -37,6 +37,7 @@ from idas_sr.methods.base import Method
 from idas_sr.methods.tiles import Tiles
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.library import choose_adapter, find_model
+from idas_sr.networks.mine import MINE
 from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.networks.sd_turbo import load_sd_turbo

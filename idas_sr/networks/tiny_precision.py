@@ -9,6 +9,9 @@ from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch import Tensor, nn
 
+MARK = "is_end_of_fp32_stream"
+"""Attribute of the modules that have been prepared."""
+
 
 def prepare(vae: AutoencoderTiny) -> None:
     """Let the autoencoder's residual stream stay in fp32 whatever precision its blocks have; twice is as once.
@@ -24,8 +27,8 @@ def prepare(vae: AutoencoderTiny) -> None:
                 module.inplace = True
         for layer in part.layers:
             convolutions = layer.conv if isinstance(layer, AutoencoderTinyBlock) else layer
-            if isinstance(convolutions, nn.Sequential | nn.Conv2d) and not hasattr(convolutions, "has_fp32_stream"):
-                convolutions.has_fp32_stream = True  # type: ignore[assignment]
+            if isinstance(convolutions, nn.Sequential | nn.Conv2d) and not hasattr(convolutions, MARK):
+                setattr(convolutions, MARK, layer in (part.layers[0], part.layers[-1]))
                 convolutions.register_forward_pre_hook(_cast_input)
                 convolutions.register_forward_hook(_cast_output)
     keep_ends(vae)
@@ -33,9 +36,9 @@ def prepare(vae: AutoencoderTiny) -> None:
 
 def keep_ends(vae: AutoencoderTiny) -> None:
     """First and last convolutions, which make and read the stream, in fp32; to be repeated after ``vae.to(dtype)``."""
-    for part in (vae.encoder, vae.decoder):
-        part.layers[0].float()
-        part.layers[-1].float()
+    for module in vae.modules():
+        if getattr(module, MARK, False):
+            module.float()
 
 
 def _weight_dtype(module: nn.Module) -> torch.dtype:
