@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from idas_sr.imagefiles.formats import EXTENSIONS, READABLE, Encoding
-from idas_sr.imagefiles.reading import PictureFile, one_line, read_picture
+from idas_sr.imagefiles.limits import check_output
+from idas_sr.imagefiles.maps import map_for, read_map
+from idas_sr.imagefiles.reading import PictureFile, one_line, read_content, read_picture
 from idas_sr.imagefiles.sizes import TargetSize
 from idas_sr.imagefiles.writing import check_sides, read_recipe, save_picture
 from idas_sr.images import stamp, to_pil, to_tensors
@@ -59,14 +62,20 @@ class Job:
     def __str__(self) -> str:
         return str(self.source) if self.member is None else f"{self.member} in {self.source}"
 
+    @property
+    def name(self) -> str:
+        """File name of the picture."""
+        return Path(self.member or self.source).name
+
     def content(self) -> bytes:
         """The encoded picture.
 
         Raises:
             OSError: it cannot be read.
+            ValueError: it is too large to be a picture.
         """
         if self.member is None:
-            return self.source.read_bytes()
+            return read_content(self.source)
         with self.source.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -91,6 +100,7 @@ class Settings:
         watermark: written across every output; for pictures that are no results.
         encoding: how outputs are written.
         size: of every output in pixels; takes the place of ``upscale``.
+        realism_map: file or folder of maps that take the place of ``realism``, see ``map_for``.
     """
 
     model: str
@@ -105,24 +115,45 @@ class Settings:
     watermark: str | None = None
     encoding: Encoding = Encoding()  # noqa: RUF009  (frozen)
     size: TargetSize | None = None
+    realism_map: Path | None = None
 
-    def recipe(self, content: bytes) -> str:
-        """JSON text that is equal for equal outputs; ``content`` are the bytes of the input file."""
+    def recipe(self, content: bytes, job: Job | None = None) -> str:
+        """JSON text that is equal for equal outputs; ``content`` are the bytes of the input file.
+
+        Raises:
+            ValueError: the job has no realism map where there should be one.
+            OSError: it cannot be read.
+        """
         recipe = asdict(self) | {"input": hashlib.sha256(content).hexdigest()}
-        if self.realism == 0:
+        if self.realism_map is None:
+            del recipe["realism_map"]
+        else:
+            found = None if job is None else map_for(self.realism_map, job.name).read_bytes()
+            recipe |= {"realism": None, "realism_map": found and hashlib.sha256(found).hexdigest()}
+        if recipe["realism"] == 0:
             # No fresh noise is drawn there, so the file must not differ either.
             del recipe["seed"]
         return json.dumps(recipe, sort_keys=True)
 
-    def size_of(self, picture: PictureFile, job: Job) -> tuple[int, int]:
-        """(height, width) of the output.
+    def realism_of(self, job: Job) -> float | Tensor:
+        """A number, or the job's map.
 
         Raises:
-            ValueError: it cannot be had, or the format cannot hold it.
+            ValueError: the map is missing or no picture.
         """
-        height, width = picture.colour.shape[-2:]
+        return self.realism if self.realism_map is None else read_map(map_for(self.realism_map, job.name))
+
+    def size_of(self, job: Job, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the output of a picture of this size.
+
+        Raises:
+            ValueError: it cannot be had, the format cannot hold it, or memory.
+        """
         size = self.size.resolve(height, width) if self.size else target_size(height, width, self.upscale)
         check_sides(*size, self.encoding.format_of(job.target.suffix))
+        # With a size in pixels, the network's own output is resampled to it.
+        whole = target_size(height, width, 4.0 if self.size else self.upscale)
+        check_output(*max(size, whole, key=math.prod))
         return size
 
 
@@ -231,11 +262,12 @@ def restore_files(
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture that was read, and the recipe of its output."""
+    """A picture that was read, the recipe of its output, and its realism: a number or a map."""
 
     job: Job
     picture: PictureFile
     recipe: str
+    realism: float | Tensor
 
     @property
     def pixels(self) -> int:
@@ -269,12 +301,11 @@ def _output_pixels(result: Outcome | _Restored) -> int:
 def _read(job: Job, settings: Settings, resume: bool) -> Outcome | _Ready:
     try:
         content = job.content()
-        recipe = settings.recipe(content)
+        recipe = settings.recipe(content, job)
         if resume and read_recipe(job.target) == recipe:
             return Outcome(job, "skipped", "made before from the same input with the same settings")
-        picture = read_picture(str(job), content)
-        settings.size_of(picture, job)
-        return _Ready(job, picture, recipe)
+        picture = read_picture(str(job), content, partial(settings.size_of, job))
+        return _Ready(job, picture, recipe, settings.realism_of(job))
     except (OSError, ValueError) as error:
         return Outcome(job, "failed", _naming(job, error))
 
@@ -318,7 +349,7 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
     try:
         result = pipeline(
             [one.picture.colour for one in ready],
-            realism=settings.realism,
+            realism=[one.realism for one in ready],
             upscale=4.0 if settings.size else settings.upscale,
             seed=settings.seed,
             color_fix=settings.color_fix,
@@ -347,7 +378,7 @@ def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
     if isinstance(result, Outcome):
         return result
     job, picture = result.ready.job, result.ready.picture
-    height, width = settings.size_of(picture, job)
+    height, width = settings.size_of(job, *picture.colour.shape[-2:])
     restored = resize(result.image[None], (height, width))[0].clamp(0, 1)
     if settings.watermark is not None:
         (restored,) = to_tensors(stamp(to_pil(restored), settings.watermark))

@@ -258,3 +258,16 @@ def test_a_side_that_a_format_cannot_hold_is_refused_before_the_work(odd: dict[s
     assert cli.main(["infer", *map(str, arguments), "--summary", str(summary)]) == 1
     (outcome,) = json.loads(summary.read_text())["outcomes"]
     assert "at most 16383 pixels" in outcome["reason"] and "long.png" in outcome["reason"]
+
+
+def test_what_memory_cannot_hold_is_refused_before_the_work(tmp_path: Path, odd: dict[str, Path]) -> None:
+    # A flat picture of a few kilobytes, whose restoration would take two hundred gigabytes.
+    Image.new("1", (4000, 4000)).save(tmp_path / "flat.png")
+    summary = tmp_path / "summary.json"
+    arguments = ["-i", tmp_path / "flat.png", "-o", tmp_path / "out", "--model", odd["model"], "--upscale", 16]
+    assert cli.main(["infer", *map(str, arguments), "--summary", str(summary)]) == 1
+    (outcome,) = json.loads(summary.read_text())["outcomes"]
+    assert "64000x64000 pixels, which take" in outcome["reason"] and "flat.png" in outcome["reason"]
+    Image.new("1", (150_000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(ValueError, match=r"line\.png .*claims 150000x1 pixels"):
+        read_picture(tmp_path / "line.png")

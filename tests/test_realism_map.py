@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from PIL import Image
 from skimage import data
 from torch import Tensor
 
+from idas_sr import cli
 from idas_sr.pipeline import IDaSSRPipeline
 from idas_sr.realism import MAX_LEVELS, RealismMap, fit_map, levels_of, per_picture
 
@@ -52,6 +56,14 @@ def test_regions_are_the_restorations_of_their_realism(tiny: IDaSSRPipeline, who
     middle = slice(4 * 69, 4 * 71)
     assert not torch.equal(mixed[..., middle], whole[0.0][..., middle])
     assert not torch.equal(mixed[..., middle], whole[1.0][..., middle])
+
+
+def test_tiles_keep_both(tiny: IDaSSRPipeline) -> None:
+    whole = {r: restore(tiny, r, tile=256) for r in (0.0, 1.0)}
+    mixed = restore(tiny, HALVES, tile=256)
+    left, right = 4 * (70 - MARGIN), 4 * (70 + MARGIN)
+    assert torch.allclose(mixed[..., :left], whole[0.0][..., :left], atol=1e-5)
+    assert torch.allclose(mixed[..., right:], whole[1.0][..., right:], atol=1e-5)
 
 
 def test_a_map_may_be_coarse_and_of_any_kind(tiny: IDaSSRPipeline, whole: dict[float, Tensor]) -> None:
@@ -141,3 +153,38 @@ def test_padding_and_order_of_numbers_still_work() -> None:
 def test_what_is_no_realism_is_refused(tiny: IDaSSRPipeline, realism: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         restore(tiny, realism)
+
+
+def test_the_command_line_takes_a_map_or_a_folder_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "model")
+    for folder in ("in", "maps"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(COFFEE).save(tmp_path / "in" / f"{name}.png")
+    Image.fromarray(HALVES).save(tmp_path / "maps" / "a.png")
+    expected = pipe(COFFEE, realism=HALVES).images[0]
+    summary = tmp_path / "summary.json"
+
+    def infer(maps: str, *options: str) -> dict[str, str]:
+        given = ["-i", "in", "-o", "out", "--model", "model", "--realism-map", maps, "--summary", "summary.json"]
+        arguments = [str(tmp_path / v) if v and not v.startswith("-") else v for v in given]
+        code = cli.main(["infer", *arguments, *options])
+        done = {Path(o["input"]).name: o["status"] for o in json.loads(summary.read_text())["outcomes"]}
+        assert code == int("failed" in done.values())
+        return done
+
+    assert infer("maps/a.png") == {"a.png": "restored", "b.png": "restored"}
+    for name in ("a", "b"):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), np.asarray(expected))
+    assert infer("maps/a.png", "--resume") == {"a.png": "skipped", "b.png": "skipped"}
+    assert infer("maps") == {"a.png": "restored", "b.png": "failed"}
+    assert "no realism map for b.png" in capsys.readouterr().err
+    Image.fromarray(HALVES[:, ::-1].copy()).save(tmp_path / "maps" / "a.png")
+    assert infer("maps/a.png", "--resume", "--batch-size", "2") == {"a.png": "restored", "b.png": "restored"}
+    Image.fromarray(HALVES.T.copy()).save(tmp_path / "maps" / "b.png")
+    assert infer("maps") == {"a.png": "restored", "b.png": "failed"}
+    assert "another shape" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        infer("maps", "--realism", "0.5")
+    assert "not allowed with" in capsys.readouterr().err

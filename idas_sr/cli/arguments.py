@@ -121,13 +121,21 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     _add(files, "--summary", type=Path, metavar="PATH", help="write what was done as JSON")
 
     result = parser.add_argument_group("result")
+    realism = result.add_mutually_exclusive_group()
     _add(
-        result,
+        realism,
         "--realism",
         type=realism_value,
         default=None,
         metavar="R",
         help=f"0 stays closest to the input, 1 gives most detail (default: {REALISM}; for methods with a dial)",
+    )
+    _add(
+        realism,
+        "--realism-map",
+        type=Path,
+        metavar="PATH",
+        help="grey picture that says how much where (white: 1), or a folder with one per picture, of the same names",
     )
     size = result.add_mutually_exclusive_group()
     _add(

@@ -65,6 +65,8 @@ def _restore(args: argparse.Namespace) -> int:
         args.batch_size = 1
     precision = choose_precision(args.precision, device, args.model)
     encoding = encoding_of(args)
+    if args.realism_map is not None and not args.realism_map.exists():
+        raise ValueError(f"The realism map {args.realism_map} does not exist.")
     args.input = source
     list_jobs = functools.partial(plan, source, output, args.recursive, encoding)
     if has_shards(source):
@@ -94,6 +96,7 @@ def _restore(args: argparse.Namespace) -> int:
         "RANDOM WEIGHTS" if args.random_weights else None,
         encoding,
         args.target_size,
+        args.realism_map,
     )
     load = functools.partial(_load, make, args, device)
     if args.summary is not None and not args.summary.resolve().parent.is_dir():

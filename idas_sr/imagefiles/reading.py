@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from idas_sr.imagefiles.formats import READABLE
+from idas_sr.imagefiles.limits import UnfitError, check_input
 from idas_sr.imagefiles.metadata import Metadata, collect, fitting_profile, orientation_of
 from idas_sr.imagefiles.wide import read_wide, wide_channels
 
@@ -43,24 +45,29 @@ class PictureFile:
     notices: tuple[str, ...] = ()
 
 
-def read_picture(path: str | Path, content: bytes | None = None) -> PictureFile:
+def read_picture(
+    path: str | Path, content: bytes | None = None, check: Callable[[int, int], object] | None = None
+) -> PictureFile:
     """Read a picture file; of an animation the first frame.
 
     Args:
+        path: of the file.
         content: its bytes, where they were read before or are not a file of their own; ``path`` only names them then.
+        check: called with the height and width of the upright picture before it is decoded; a ValueError that it
+            raises refuses the file.
 
     Raises:
-        ValueError: the file is missing, empty, cut off, no picture, of a kind that is not read, or has more pixels
-            than twice ``PIL.Image.MAX_IMAGE_PIXELS``, above which Pillow takes it for a decompression bomb. The message
-            is one sentence that names the file.
+        ValueError: the file is missing, empty, cut off, no picture, of a kind that is not read, has more pixels than
+            twice ``PIL.Image.MAX_IMAGE_PIXELS``, above which Pillow takes it for a decompression bomb, a side above
+            ``MAX_SIDE``, or more pixels than fit into free memory. The message is one sentence that names the file.
     """
     try:
         if content is None:
-            if os.path.getsize(path) > MAX_BYTES:
-                raise ValueError(f"it has more than {MAX_BYTES // 2**30} GiB")
-            content = Path(path).read_bytes()
+            content = read_content(path)
         with Image.open(io.BytesIO(content), formats=READABLE) as image:
-            return _decode(image, content)
+            return _decode(image, content, check)
+    except UnfitError as error:
+        raise ValueError(f"{path} cannot be restored: {error}.") from error
     except UnidentifiedImageError as error:
         kinds = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF and PNM are"
         why = "the file is empty" if not content else f"it is damaged or of a kind that is not read ({kinds})"
@@ -75,17 +82,35 @@ def read_picture(path: str | Path, content: bytes | None = None) -> PictureFile:
         raise ValueError(f"{path} cannot be read as a picture ({one_line(error)}); repair or replace it.") from error
 
 
+def read_content(path: str | Path) -> bytes:
+    """The bytes of a picture file.
+
+    Raises:
+        ValueError: it has more than ``MAX_BYTES``; a part of a sentence.
+        OSError: it cannot be read.
+    """
+    if os.path.getsize(path) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES // 2**30} GiB")
+    return Path(path).read_bytes()
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error's message without its full stop, or its kind."""
-    return next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+    return next(iter(str(error).splitlines()), "").rstrip(". ") or f"damaged: {type(error).__name__}"
 
 
-def _decode(image: Image.Image, content: bytes) -> PictureFile:
+def _decode(image: Image.Image, content: bytes, check: Callable[[int, int], object] | None) -> PictureFile:
+    check_input(image.height, image.width)
     # First, because looking for further pictures or for EXIF may load the pixels.
     channels, notices = wide_channels(image), []
     if (frames := _frames(image)) > 1:
         notices.append(f"of its {frames} pictures only the first was restored")
     orientation = orientation_of(image)
+    if check is not None:
+        try:
+            check(*(image.size if orientation >= 5 else image.size[::-1]))
+        except ValueError as error:
+            raise UnfitError(one_line(error)) from error
     profile, said = fitting_profile(image)
     icc = image.info.get("icc_profile") if profile is not None and image.mode not in ("CMYK", "LAB") else None
     metadata, left_out = collect(image, icc)

@@ -25,6 +25,9 @@ from idas_sr.resample import resize
 RECIPE_KEY = "idas_sr"
 """Entry of an output that says how it was made: of a PNG's text, and of EXIF's ImageHistory in other formats."""
 
+ROWS = 256
+"""Of an output that are converted at a time."""
+
 LUMA = (0.299, 0.587, 0.114)
 """BT.601, as Pillow turns colour into grey."""
 
@@ -40,14 +43,22 @@ def compose(restored: Tensor, source: PictureFile, file_format: Format, bits: in
     Returns:
         (H, W, C) uint8 or uint16; C is 1 or 3, and one more with transparency.
     """
-    picture = restored.detach().float().cpu().clamp(0, 1)
-    if source.grey:
-        picture = (picture * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-    if source.alpha is not None:
-        alpha = resize(source.alpha[None], (picture.shape[-2], picture.shape[-1]))[0].clamp(0, 1)
-        picture = torch.cat([picture, alpha]) if file_format.alpha else picture * alpha + (1 - alpha)
     top, kind = (65535, np.uint16) if bits == 16 else (255, np.uint8)
-    return (picture.movedim(0, -1).numpy() * top).round().astype(kind)
+    height, width = restored.shape[-2:]
+    alpha = None if source.alpha is None else resize(source.alpha[None], (height, width))[0].clamp(0, 1)
+    channels = (1 if source.grey else 3) + (alpha is not None and file_format.alpha)
+    pixels = np.empty((height, width, channels), kind)
+    for first in range(0, height, ROWS):
+        # Band by band: copies in single precision of a large picture would be the most memory that it ever takes.
+        rows = slice(first, first + ROWS)
+        band = restored[:, rows].detach().float().cpu().clamp(0, 1)
+        if source.grey:
+            band = (band * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+        if alpha is not None:
+            part = alpha[:, rows]
+            band = torch.cat([band, part]) if file_format.alpha else band * part + (1 - part)
+        pixels[rows] = (band.movedim(0, -1).numpy() * top).round()
+    return pixels
 
 
 def save_picture(
