@@ -24,7 +24,7 @@ from idas_sr.imagefiles.maps import map_for, read_map
 from idas_sr.imagefiles.reading import PictureFile, one_line, read_content, read_picture
 from idas_sr.imagefiles.sizes import TargetSize
 from idas_sr.imagefiles.writing import check_sides, read_recipe, save_picture
-from idas_sr.images import stamp, to_pil, to_tensors
+from idas_sr.images import Picture, stamp, to_pil, to_tensors
 from idas_sr.overlap import ahead
 from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline, target_size
 from idas_sr.resample import resize
@@ -135,8 +135,8 @@ class Settings:
             del recipe["seed"]
         return json.dumps(recipe, sort_keys=True)
 
-    def realism_of(self, job: Job) -> float | Tensor:
-        """A number, or the job's map.
+    def realism_of(self, job: Job) -> float | Tensor | None:
+        """A number, or the job's map; None leaves it to the method.
 
         Raises:
             ValueError: the map is missing or no picture.
@@ -267,7 +267,7 @@ class _Ready:
     job: Job
     picture: PictureFile
     recipe: str
-    realism: float | Tensor
+    realism: float | Tensor | None
 
     @property
     def pixels(self) -> int:
@@ -349,7 +349,7 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
     try:
         result = pipeline(
             [one.picture.colour for one in ready],
-            realism=[one.realism for one in ready],
+            realism=_together(ready),
             upscale=4.0 if settings.size else settings.upscale,
             seed=settings.seed,
             color_fix=settings.color_fix,
@@ -371,6 +371,11 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
     for one, image, trace in zip(ready, result.images, result.trace, strict=True):
         assert isinstance(image, Tensor)
         yield _Restored(one, image, seconds, trace)
+
+
+def _together(ready: list[_Ready]) -> list[float | Picture] | None:
+    """Realism of a batch; None where it is the method's own."""
+    return [one.realism for one in ready if one.realism is not None] or None
 
 
 def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
