@@ -113,6 +113,7 @@ def prepare(folder: Path) -> None:
         (folder / name).mkdir()
     for name in ("photo.jpg", "large.jpg"):
         Image.fromarray(data.coffee()[100:148, 100:164]).save(folder / name)
+    Image.linear_gradient("L").resize((64, 48)).save(folder / "where.png")
     for name, picture in (("cat", data.chelsea()), ("coffee", data.coffee())):
         hq = Image.fromarray(picture[:256, :256])
         hq.save(folder / "HQ" / f"{name}.png")
