@@ -1,12 +1,14 @@
 """The methods beside IDaS-SR, against their formulas written out in numpy, and what only they have."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_parameters import export_adapter
+from test_parameters import export_adapter, load_script
 from test_training_configs import tiny_overrides
 from torch import Tensor
 
@@ -31,6 +33,7 @@ from idas_sr.steering import AsIs, Temperature
 from idas_sr.training.run import CONFIGS, train_stage
 from idas_sr.types import Anchor, Condition
 
+study_methods = load_script("study_methods")
 SMALL = {"widths": (16, 16), "layers": 1, "head_width": 8, "groups": 4}
 
 
@@ -376,6 +379,15 @@ def test_an_exported_adapter_is_the_trained_method(name: str, photographs: Path,
     for index, option in enumerate(options[name]):
         assert main([*command, "-o", str(tmp_path / f"out{index}"), *option]) == 0
         assert (tmp_path / f"out{index}" / "a.png").is_file()
+    if name == "invsr":
+        shutil.copytree(tmp_path / "out0", tmp_path / "hq")
+        places = ["-i", str(tmp_path / "in"), "-r", str(tmp_path / "hq"), "-o", str(tmp_path / "study")]
+        assert study_methods.main([*places, "--model", str(tmp_path / "model"), "--threads", "1"]) == 0
+        table = json.loads((tmp_path / "study" / "methods.json").read_text())
+        assert [table[f"invsr, steps {count}"]["unet_evaluations"] for count in STEPS] == [1, 2, 3, 4, 5]
+        assert {"bicubic", "unsharp", "grain"} < table.keys()
+        # The reference is what three steps gave.
+        assert table["invsr, steps 3"]["psnr_y"] > table["invsr, steps 1"]["psnr_y"]
     wrong = ["--group", "fid"] if name == "invsr" else ["--steps", "2"]
     for option in (wrong, ["--realism", "0.5"], ["--kappa", "2"]):
         assert main([*command, "-o", str(tmp_path / "none"), *option]) == 2

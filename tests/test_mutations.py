@@ -28,8 +28,8 @@ class Mutation:
 MUTATIONS = {
     "N1 swapped for N4": Mutation(
         "steering.py",
-        '"n1": Churn, "n4": Linear',
-        '"n1": Linear, "n4": Churn',
+        '"n1": Churn,',
+        '"n1": Linear,',
         "test_section9.py::test_T4_variance_n1_keeps_the_declared_level[s2-absolute]",
     ),
     "N1's weights are N4's": Mutation(
@@ -70,7 +70,7 @@ MUTATIONS = {
     ),
     "x0 formula with the anchor's w": Mutation(
         "methods/base.py",
-        "tokens, steered.sigma, anchor.control",
+        "tokens, sigma, anchor.control",
         "tokens, self.backbone.schedule.sigma(anchor.timestep), anchor.control",
         "test_section9.py::test_T1_x0_uses_the_states_level_and_no_other",
     ),

@@ -234,8 +234,8 @@ def test_mine_i1_noise_is_free() -> None:
     mine.noise_head.weight.data *= 3
     mine.noise_head.bias.data *= 3
     torch.testing.assert_close(estimate(mine, *tensors).noise, 3 * before)
-    with pytest.raises(ValueError, match="'i1' or 'i2', not 'i3'"):
-        MINE(parameterisation="i3")
+    with pytest.raises(ValueError, match="'i1', 'i2' or 'i3', not 'i4'"):
+        MINE(parameterisation="i4")
 
 
 def test_mine_trunk_is_told_the_position() -> None:

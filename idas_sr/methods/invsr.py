@@ -81,7 +81,7 @@ class InvSR(Restorer):
     def monitors(self, batch: Batch) -> dict[str, float]:
         anchor = self.anchor(batch["lq"] * 2 - 1, batch["lq"].new_zeros(len(batch["lq"])))
         assert anchor.noise is not None and anchor.spread is not None
-        return {"noise_rms": float(anchor.noise.square().mean().sqrt()), "spread": float(anchor.spread.mean())}
+        return {"noise_power": float(anchor.noise.square().mean()), "spread": float(anchor.spread.mean())}
 
 
 def _chosen(steps: int | None, timesteps: Sequence[int] | None) -> Sequence[int]:
