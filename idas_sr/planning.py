@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +86,11 @@ class Plan:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a device: of the machine, the control group and the process's own limit."""
+    """Bytes that can still be had on a device: of the machine, the control group and the process's own limit.
+
+    Of a machine's memory, where a launcher says that several processes work on it together (LOCAL_WORLD_SIZE), the
+    share of one.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -93,7 +98,7 @@ def free_memory(device: torch.device) -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         free = min(free, limit - psutil.Process().memory_info().vms)
-    return max(min(free, _free_in_group()), 0)
+    return max(min(free, _free_in_group()), 0) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def _free_in_group() -> int:

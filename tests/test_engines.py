@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -299,6 +300,37 @@ def measured(model: Path, tmp_path: Path, *options: str) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(target.read_text())
     assert code == 0, values
     return values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+        ["torch.distributed.run", "--nproc_per_node", "2"],
+    ],
+    ids=["accelerate", "torchrun"],
+)
+def test_launchers_share_a_folder_and_a_restart_finishes_it(model: Path, tmp_path: Path, words: list[str]) -> None:
+    """One of two processes is killed; the launcher ends or goes on, and the same command leaves nothing out."""
+    script = runpy.run_path(str(MEASURE), run_name="loaded")
+    source, output, summary = tmp_path / "in", tmp_path / "out", tmp_path / "summary.json"
+    script["make_pictures"](source, 60, 24)
+    restore = script["command"](source, output, str(model), ["--device", "cpu", "--resume", "--summary", summary])
+    launched = [sys.executable, "-m", *words, *restore[1:]]
+    first = script["watch"](launched, output, 60, 0.3)
+    assert first.killed is not None
+    if words[0].startswith("torch"):
+        # It ends the others, too.
+        assert first.code != 0
+    first_files = {path.name: path.stat().st_ino for path in output.glob("*.png")}
+    second = script["watch"](launched, output, 60, None)
+    assert second.code == 0 and first.written_twice == second.written_twice == [], second.output
+    values = json.loads(summary.read_text())
+    assert len(values["outcomes"]) == len({line["input"] for line in values["outcomes"]}) == 60
+    files = {path.name: path.stat().st_ino for path in output.glob("*.png")}
+    assert len(files) == 60 and first_files.items() <= files.items()
+    assert len(values["workers"]) == 2
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import NoReturn
 from idas_sr import __version__
 from idas_sr.cli.machine import choose_device, choose_precision
 
-__all__ = ["COMMANDS", "INTERRUPTED", "build_parser", "choose_device", "choose_precision", "main"]
+__all__ = ["COMMANDS", "INTERRUPTED", "build_parser", "choose_device", "choose_precision", "main", "quieten"]
 
 COMMANDS = {
     "infer": "restore pictures",
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         words = [word for word in words if word != "--offline"]
     chosen = next((word for word in words if word in COMMANDS), None)
     args = build_parser(prog, chosen).parse_args(words)
-    _quieten()
+    quieten()
     try:
         return importlib.import_module(f"idas_sr.cli.{args.command}").run(args)
     except (ValueError, OSError) as error:
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         return INTERRUPTED
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Without diffusers' loading bars and notes on configuration files, which would hide our own lines."""
     # Here, not above: the parser alone, and what it refuses, should not wait for diffusers.
     from diffusers.utils import logging as diffusers_logging

@@ -101,6 +101,8 @@ def _conclude(manifest: Manifest, settings: Settings, args: argparse.Namespace, 
             for values in manifest.outcomes():
                 report.add(values)
         manifest.finish()
+    for notice in report.notices:
+        print(f"note: {notice}", file=sys.stderr)
     for reason in report.failures:
         print(f"failed: {reason}", file=sys.stderr)
     if report.counts["failed"] > SHOWN:

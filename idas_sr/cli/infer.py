@@ -14,6 +14,7 @@ import yaml
 from idas_sr import __version__
 from idas_sr.batch import Settings, plan, prepare_output
 from idas_sr.build import METHODS, choose, has_dial
+from idas_sr.cli import quieten
 from idas_sr.cli.arguments import METHOD_OPTIONS
 from idas_sr.cli.arguments import add_infer_arguments as add_arguments
 from idas_sr.cli.folders import restore_alone, restore_together
@@ -142,6 +143,8 @@ def slots_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
+    # Here, because it also runs in processes that this command starts.
+    quieten()
     pipeline: IDaSSRPipeline = make()
     pipeline.set_options(**method_options(args))
     pipeline.set_slots(**slots_of(args))

@@ -76,8 +76,8 @@ def restore_on_ray(
         size, needs = _share(ray, workers, on_gpu)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        manifest.release_dead()
-        names = manifest.names("todo")
+        # Also what others have claimed: a worker that gets such a part waits whether it will be left.
+        names = sorted(set(manifest.names("parts")) - set(manifest.names("done")))
         if not names:
             return
         blocks = min(len(names), BLOCKS * size)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -69,6 +73,11 @@ def work_along(
 
 
 def _run_worker(folder: Path, work: Work, rank: int, count: int) -> None:
+    # Ctrl-C reaches the whole group; the process that started this one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Pillow's remarks on damaged files come beside the error that becomes an outcome.
+    warnings.simplefilter("ignore")
+    os.environ["LOCAL_WORLD_SIZE"] = str(count)
     show_device(rank)
     if "OMP_NUM_THREADS" not in os.environ:
         # Two processes that each use every core slow one another down many times.
@@ -81,6 +90,10 @@ def _run_worker(folder: Path, work: Work, rank: int, count: int) -> None:
         sys.exit(1)
 
 
+def _exit(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)
+
+
 def start_workers(
     manifest: Manifest, work: Work, count: int, on_progress: Callable[[int], None] = lambda done: None
 ) -> None:
@@ -91,6 +104,9 @@ def start_workers(
     """
     # A fresh interpreter each: CUDA and thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
+    if threading.current_thread() is threading.main_thread():
+        # Whoever ends this process wants its workers to end, too.
+        signal.signal(signal.SIGTERM, _exit)
     processes = [context.Process(target=_run_worker, args=(manifest.folder, work, i, count)) for i in range(count)]
     try:
         for process in processes:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from rich.table import Table
 
 SHOWN = 100
-"""Reasons of failures that are kept; the summary has all."""
+"""Reasons of failures, and notices, that are kept; the summary has all."""
 
 STATUSES = ("restored", "skipped", "failed")
 
@@ -31,6 +31,7 @@ class Report:
         self.counts: Counter[str] = Counter()
         self.workers: dict[str, Counter[str]] = {}
         self.failures: list[str] = []
+        self.notices: list[str] = []
         self.seconds = 0.0
 
     def __enter__(self) -> Report:
@@ -49,6 +50,8 @@ class Report:
         self.workers.setdefault(values.get("worker", ""), Counter())[values["status"]] += 1
         if values["status"] == "failed" and len(self.failures) < SHOWN:
             self.failures.append(values["reason"])
+        for notice in values["notices"][: max(0, SHOWN - len(self.notices))]:
+            self.notices.append(f"{values['input']}: {notice}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
