@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,11 +81,18 @@ def in_a_process_that_is_killed(work: Callable[[], Any]) -> None:
 
 def test_ahead_keeps_the_order_and_the_budget() -> None:
     handed: list[int] = []
+    gate = threading.Event()
+
+    def work(item: int) -> int:
+        gate.wait(10)
+        return item * item
+
     with ThreadPoolExecutor(2) as pool:
-        results = ahead(lambda x: x * x, _noting([3, 1, 9, 1, 1], handed), pool, lambda x: x, budget=4)
+        results = ahead(work, _noting([3, 1, 9, 1, 1], handed), pool, lambda x: x, budget=4)
+        threading.Timer(0.2, gate.set).start()
         got = [next(results)]
         # 3 and 1 fit together; the 9, which fits with nothing, is looked at and not handed over.
-        assert handed[:2] == [3, 1] and len(handed) <= 3
+        assert handed == [3, 1, 9]
         assert got + list(results) == [9, 1, 81, 1, 1]
 
 
@@ -330,7 +338,6 @@ def test_launchers_share_a_folder_and_a_restart_finishes_it(model: Path, tmp_pat
     assert len(values["outcomes"]) == len({line["input"] for line in values["outcomes"]}) == 60
     files = {path.name: path.stat().st_ino for path in output.glob("*.png")}
     assert len(files) == 60 and first_files.items() <= files.items()
-    assert len(values["workers"]) == 2
 
 
 @pytest.mark.slow

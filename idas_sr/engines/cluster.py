@@ -30,7 +30,9 @@ BLOCKS = 32
 class PartRestorer:
     """One worker of the cluster: a pipeline, and its place in the manifest as long as its process lives."""
 
-    def __init__(self, folder: str, work: Work) -> None:
+    def __init__(self, folder: str, work: Work, neighbours: int) -> None:
+        # As launchers say it: plans for large pictures share the memory of a machine.
+        os.environ["LOCAL_WORLD_SIZE"] = str(neighbours)
         self._work = work
         self._load = functools.cache(work.load)
         self._worker = Worker(Manifest(Path(folder)), "ray")
@@ -73,7 +75,8 @@ def restore_on_ray(
     if not was_running:
         _start(ray, workers)
     try:
-        size, needs = _share(ray, workers, on_gpu)
+        machines = sum(node["Alive"] for node in ray.nodes())
+        size, needs = _share(ray, workers or (0 if on_gpu else machines), on_gpu)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         # Also what others have claimed: a worker that gets such a part waits whether it will be left.
@@ -83,7 +86,7 @@ def restore_on_ray(
         blocks = min(len(names), BLOCKS * size)
         restored = ray.data.from_items([{"part": name} for name in names], override_num_blocks=blocks).map_batches(
             PartRestorer,
-            fn_constructor_args=(str(manifest.folder), work),
+            fn_constructor_args=(str(manifest.folder), work, -(-size // machines)),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
             **needs,
@@ -106,11 +109,10 @@ def _start(ray: Any, workers: int | None) -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=workers)
 
 
-def _share(ray: Any, workers: int | None, on_gpu: bool) -> tuple[int, dict[str, Any]]:
+def _share(ray: Any, workers: int, on_gpu: bool) -> tuple[int, dict[str, Any]]:
     """How many workers there are, and what each asks Ray for."""
     there = ray.cluster_resources()
-    machines = sum(node["Alive"] for node in ray.nodes())
-    size = workers or (int(there.get("GPU", 0)) if on_gpu else machines)
+    size = workers or int(there.get("GPU", 0))
     if size < 1:
         raise ValueError("The Ray cluster has no GPU; give --device cpu, or start Ray on machines with GPUs.")
     if on_gpu:
