@@ -116,7 +116,7 @@ def test_ahead_raises_at_the_place_of_the_item() -> None:
 def test_batches_of_equal_size_do_not_depend_on_speed_and_change_nothing(
     tiny: IDaSSRPipeline, photos: Path, tmp_path: Path
 ) -> None:
-    ready = [_Ready(job, read_picture(job.source), "") for job in jobs_in(photos, tmp_path)]
+    ready = [_Ready(job, read_picture(job.source), "", 0.5) for job in jobs_in(photos, tmp_path)]
     groups = [[one.job.source.stem for one in group] for group in _groups(ready, 2)]  # type: ignore[union-attr]
     assert groups == [["0", "1"], ["2", "3"], ["4"], ["other"]]
     for folder, size in (("one", 1), ("all", None)):

@@ -58,7 +58,8 @@ def restore_together(
     """
     begin = time.perf_counter()
     source = str(args.input.absolute()) + ("/**" if args.recursive else "")
-    manifest = open_manifest(output, Header(_described(settings), source, launch.name), plan, launch.count)
+    described = _described(settings) | {"realism_map": str(settings.realism_map)}
+    manifest = open_manifest(output, Header(described, source, launch.name), plan, launch.count)
     if manifest.is_finished:
         return 0
     work = Work(load, settings, args.batch_size, args.resume)
