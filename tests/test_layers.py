@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     {"batch", "session", "verification"},
     {"engines"},
     {"evaluation"},
+    {"demo"},
     {"cli"},
 ]
 RANK = {name: index for index, layer in enumerate(LAYERS) for name in layer}

@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "INTERRUPTED", "build_parser", "choose_device", "choose_p
 
 COMMANDS = {
     "infer": "restore pictures",
+    "demo": "the same in a browser, with a slider",
     "train": "train a model, or go on training it",
     "evaluate": "measure restored pictures, or run a benchmark",
     "models": "list models, backbones and methods, with size and licence",
@@ -30,6 +31,7 @@ OFFLINE = "look for nothing on the network: use what is on this machine"
 
 EPILOG = """examples:
   idas-sr infer -i photo.jpg -o restored --realism 0.3      restore one picture
+  idas-sr demo                                              try it in a browser on this machine
   idas-sr doctor                                            what runs here, and what to install for the rest
 
 idas-sr COMMAND --help lists the options of a command. With --offline, before or after the command, nothing is

@@ -6,6 +6,7 @@ import argparse
 import functools
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,6 @@ def _restore(args: argparse.Namespace) -> int:
     if args.batch_size is None and device == "cpu":
         # One small picture fills the cores already; batches gain nothing there and round differently.
         args.batch_size = 1
-    precision = choose_precision(args.precision, device, args.model)
     encoding = encoding_of(args)
     if args.realism_map is not None and not args.realism_map.exists():
         raise ValueError(f"The realism map {args.realism_map} does not exist.")
@@ -74,6 +74,28 @@ def _restore(args: argparse.Namespace) -> int:
         list_jobs = functools.partial(plan_shards, source, output, encoding)
     is_alone = launch.count == 1 and args.engine == "local"
     jobs = list_jobs() if is_alone else []
+    load, settings = prepare(args, device)
+    if args.summary is not None and not args.summary.resolve().parent.is_dir():
+        raise ValueError(f"The folder of --summary {args.summary} does not exist.")
+    if is_alone:
+        load = functools.cache(load)  # type: ignore[assignment]
+        if not args.resume:
+            # Before the first picture, so that a model that does not load refuses the run.
+            load()
+    prepare_output(output)
+    if is_alone:
+        return restore_alone(jobs, load, settings, args, output)
+    return restore_together(list_jobs, load, settings, args, output, launch)
+
+
+def prepare(args: argparse.Namespace, device: str) -> tuple[Callable[[], IDaSSRPipeline], Settings]:
+    """What loads the pipeline, and the settings of its outputs, as the arguments say.
+
+    Raises:
+        ValueError: no such model, method, precision or encoding.
+    """
+    precision = choose_precision(args.precision, device, args.model)
+    encoding = encoding_of(args)
     if args.random_weights:
         choose(METHODS, "method", args.method)
         weights = f"random {args.model}"
@@ -99,18 +121,7 @@ def _restore(args: argparse.Namespace) -> int:
         args.target_size,
         args.realism_map,
     )
-    load = functools.partial(_load, make, args, device)
-    if args.summary is not None and not args.summary.resolve().parent.is_dir():
-        raise ValueError(f"The folder of --summary {args.summary} does not exist.")
-    if is_alone:
-        load = functools.cache(load)  # type: ignore[assignment]
-        if not args.resume:
-            # Before the first picture, so that a model that does not load refuses the run.
-            load()
-    prepare_output(output)
-    if is_alone:
-        return restore_alone(jobs, load, settings, args, output)
-    return restore_together(list_jobs, load, settings, args, output, launch)
+    return functools.partial(_load, make, args, device), settings
 
 
 def method_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The web app: restorations in a browser on this machine (extra ``demo``)."""
