@@ -23,7 +23,7 @@ from idas_sr.imagefiles.limits import check_output
 from idas_sr.imagefiles.maps import map_for, read_map
 from idas_sr.imagefiles.reading import PictureFile, one_line, read_content, read_picture
 from idas_sr.imagefiles.sizes import TargetSize
-from idas_sr.imagefiles.writing import check_sides, read_recipe, save_picture
+from idas_sr.imagefiles.writing import can_save_rows, check_sides, read_recipe, save_picture, save_rows
 from idas_sr.images import Picture, stamp, to_pil, to_tensors
 from idas_sr.overlap import ahead
 from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline, target_size
@@ -151,10 +151,23 @@ class Settings:
         """
         size = self.size.resolve(height, width) if self.size else target_size(height, width, self.upscale)
         check_sides(*size, self.encoding.format_of(job.target.suffix))
+        if not self.may_stream(job):
+            self.check_memory(size, height, width)
+        return size
+
+    def may_stream(self, job: Job) -> bool:
+        """Whether the output's format can be written while the picture is restored, as far as is known unread."""
+        return self.watermark is None and self.encoding.format_of(job.target.suffix).name == "PNG"
+
+    def check_memory(self, size: tuple[int, int], height: int, width: int) -> None:
+        """Refuse an output of ``size`` that would have to be held whole.
+
+        Raises:
+            ValueError: memory cannot hold it.
+        """
         # With a size in pixels, the network's own output is resampled to it.
         whole = target_size(height, width, 4.0 if self.size else self.upscale)
         check_output(*max(size, whole, key=math.prod))
-        return size
 
 
 @dataclass(frozen=True)
@@ -346,7 +359,13 @@ def _groups(read: Iterable[Outcome | _Ready], batch_size: int | None) -> Iterato
 
 def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Settings) -> Iterator[Outcome | _Restored]:
     begin = time.perf_counter()
+    if len(ready) == 1 and _is_streamed(pipeline, ready[0], settings):
+        yield _restore_rows(pipeline, ready[0], settings)
+        return
     try:
+        for one in ready:
+            height, width = one.picture.colour.shape[-2:]
+            settings.check_memory(settings.size_of(one.job, height, width), height, width)
         result = pipeline(
             [one.picture.colour for one in ready],
             realism=_together(ready),
@@ -376,6 +395,36 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
 def _together(ready: list[_Ready]) -> list[float | Picture] | None:
     """Realism of a batch; None where it is the method's own."""
     return [one.realism for one in ready if one.realism is not None] or None
+
+
+def _is_streamed(pipeline: IDaSSRPipeline, ready: _Ready, settings: Settings) -> bool:
+    """Whether a picture is written while it is restored: one by tiles, into a file that can be written so."""
+    if not settings.may_stream(ready.job) or not can_save_rows(ready.picture, ready.job.target, settings.encoding):
+        return False
+    height, width = ready.picture.colour.shape[-2:]
+    return not pipeline.plan(height, width, settings.extra.get("tile", "auto")).is_whole(height, width)
+
+
+def _restore_rows(pipeline: IDaSSRPipeline, ready: _Ready, settings: Settings) -> Outcome:
+    job, picture, begin = ready.job, ready.picture, time.perf_counter()
+    size = settings.size_of(job, *picture.colour.shape[-2:])
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        _, trace = pipeline.restore_rows(
+            picture.colour,
+            lambda rows: save_rows(rows, size, picture, job.target, settings.encoding, ready.recipe),
+            ready.realism,
+            size,
+            settings.seed,
+            settings.color_fix,
+            settings.extra.get("tile", "auto"),
+        )
+    except OSError as error:
+        return Outcome(job, "failed", f"{job.target} could not be written: {error.strerror or one_line(error)}")
+    except (RuntimeError, MemoryError, ValueError) as error:
+        return Outcome(job, "failed", f"{job} could not be restored: {one_line(error)}")
+    seconds = round(time.perf_counter() - begin, 4)
+    return Outcome(job, "restored", None, seconds, (size[1], size[0]), trace, picture.notices)
 
 
 def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:

@@ -65,3 +65,6 @@ def _check(image: Tensor, reference: Tensor) -> None:
 
 
 COLOR_FIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"none": none, "adain": adain, "wavelet": wavelet}
+
+REACH = {"none": 0, "wavelet": 2**WAVELET_LEVELS - 1}
+"""Pixels around a pixel that decide its colour; a fix that is not listed looks at the whole picture."""

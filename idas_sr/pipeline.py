@@ -6,10 +6,10 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from idas_sr.build import BACKBONES, METHODS, build_method, choose, construct
 from idas_sr.color import COLOR_FIXES
 from idas_sr.conditioning import CONDITIONERS
 from idas_sr.config import Component
+from idas_sr.finishing import finish
 from idas_sr.hub import HubMixin
 from idas_sr.images import Picture, to_array, to_pil, to_tensors
 from idas_sr.methods.base import Method
@@ -58,6 +59,7 @@ MAPS_IN_WORK = 18
 """Feature maps of a network's finest level that are held at once, measured with both backbones."""
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass
@@ -497,55 +499,103 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         """
         height, width = lq.shape[-2:]
         plan = self.plan(height, width, tile, len(lq))
-        if plan.tile and len(lq) > 1:
-            each = zip(lq.split(1), realism, strict=True)
-            return [one for part, r in each for one in self._restore(part, [r], seed, upscale, color_fix, tile, memory)]
-        scale, multiple = self.restorer.scale, self.restorer.multiple
+
+        def attempt(plan: Plan) -> list[tuple[Tensor, dict[str, float]]]:
+            if len(lq) > 1 and plan.tile:
+                each = zip(lq.split(1), realism, strict=True)
+                return [
+                    one for part, r in each for one in self._restore(part, [r], seed, upscale, color_fix, tile, None)
+                ]
+            if plan.is_whole(height, width):
+                return self._restore_whole(lq, realism, seed, upscale, color_fix, memory)
+            tiles = Tiles(self.restorer, lq[0], realism[0], seed, plan, self._execution_device)
+            size = target_size(height, width, upscale)
+            out, top = torch.empty(3, *size), 0
+            for rows in finish(tiles.bands(), lq[0], self.restorer.scale, color_fix, size):
+                out[:, top : top + rows.shape[1]] = rows
+                top += rows.shape[1]
+            return [(out, _traces(tiles.sample, 1)[0])]
+
+        return self._attempt(attempt, plan, height, width)
+
+    @torch.inference_mode()
+    def restore_rows(
+        self,
+        picture: Tensor,
+        write: Callable[[Iterator[Tensor]], T],
+        realism: Realism | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = SEED,
+        color_fix: str = "none",
+        tile: int | str = "auto",
+    ) -> tuple[T, dict[str, float]]:
+        """Restore one picture of any size without ever holding the result.
+
+        Args:
+            picture: (3, h, w), float in [0, 1] or uint8, on the CPU.
+            write: gets the finished rows from top to bottom, each (3, rows, width) in [0, 1], and must take all of
+                them; called again, from the top, where memory ran out and the plan became smaller.
+            size: (height, width) of the result; default four times the picture's.
+            realism, seed, color_fix, tile: as in a call.
+
+        Returns:
+            what ``write`` returned, and the trace.
+
+        Raises:
+            ValueError: an argument out of its range.
+            MemoryError: not even the smallest tiles fit.
+        """
+        height, width = picture.shape[-2:]
+        _check(4.0, None, seed, color_fix, "pt")
+        _check_tile(tile)
+        (given,) = per_picture(self._check_realism(realism), 1)
+        level = fit_map(given, height, width) if isinstance(given, Tensor) else given
+
+        def attempt(plan: Plan) -> tuple[T, dict[str, float]]:
+            scale = self.restorer.scale
+            tiles = Tiles(self.restorer, picture, level, seed, plan, self._execution_device)
+            unit = picture.float() / 255 if picture.dtype == torch.uint8 and color_fix != "none" else picture
+            rows = finish(tiles.bands(), unit, scale, color_fix, size or (height * scale, width * scale))
+            return write(rows), _traces(tiles.sample, 1)[0]
+
+        return self._attempt(attempt, self.plan(height, width, tile), height, width)
+
+    def _attempt(self, attempt: Callable[[Plan], T], plan: Plan, height: int, width: int) -> T:
+        """What ``attempt`` returns with this plan, or with the first smaller one that fits into memory."""
         while True:
-            words = plan.describe(height, width, scale)
-            logger.log(logging.INFO if plan.tile else logging.DEBUG, "%s", words)
+            words = plan.describe(height, width, self.restorer.scale)
+            logger.log(logging.DEBUG if plan.is_whole(height, width) else logging.INFO, "%s", words)
             try:
-                return self._attempt(lq, realism, seed, upscale, color_fix, plan, memory)
+                return attempt(plan)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback keeps everything alive that did not fit.
-            smaller = plan.smaller(height, width, multiple)
+            smaller = plan.smaller(height, width, self.restorer.multiple)
             if smaller is None:
                 raise MemoryError(f"{words} does not fit into memory, and there is no smaller plan; free some memory.")
             logger.warning("%s: out of memory, trying a smaller plan", words)
+            plan = smaller
             gc.collect()
             if self._execution_device.type == "cuda":
                 torch.cuda.empty_cache()
-            if plan.tile == 0 and len(lq) > 1:
-                each = zip(lq.split(1), realism, strict=True)
-                return [
-                    one for part, r in each for one in self._restore(part, [r], seed, upscale, color_fix, tile, memory)
-                ]
-            plan = smaller
 
-    def _attempt(
+    def _restore_whole(
         self,
         lq: Tensor,
         realism: list[float | RealismMap],
         seed: int,
         upscale: float,
         color_fix: str,
-        plan: Plan,
         memory: Memory | None,
     ) -> list[tuple[Tensor, dict[str, float]]]:
         method, device = self.restorer, self._execution_device
         height, width = lq.shape[-2:]
         signed = lq.to(device) * 2 - 1
-        if plan.tile == 0 or max(height, width) <= plan.tile:
-            padded = pad_to_multiple(signed, method.multiple)
-            amount = _amount(realism, method.multiple, device)
-            result = method.restore_image(padded, amount, [seed] * len(lq), memory)
-            assert result.hq is not None
-            hq = result.hq[..., : height * method.scale, : width * method.scale]
-        else:
-            tiles = Tiles(method, lq[0], realism[0], seed, plan, device)
-            result, hq = tiles.sample, torch.cat(list(tiles.bands()), dim=1)[None]
+        padded = pad_to_multiple(signed, method.multiple)
+        result = method.restore_image(padded, _amount(realism, method.multiple, device), [seed] * len(lq), memory)
+        assert result.hq is not None
+        hq = result.hq[..., : height * method.scale, : width * method.scale]
         # Before any resampling, against the picture itself: padding must not leak into its colours.
         hq = (COLOR_FIXES[color_fix](hq, upsample(signed, method.scale)) / 2 + 0.5).clamp(0, 1)
         hq = resize(hq, target_size(height, width, upscale)).clamp(0, 1)

@@ -74,10 +74,14 @@ class Plan:
         samples = int(2 * fitting[0] ** 2 / SAMPLE_SIDE**2)
         return self.of_tile(fitting[0], multiple, samples=max(min(samples, self.samples), FEWEST_SAMPLES))
 
+    def is_whole(self, height: int, width: int) -> bool:
+        """Whether a picture of that size is one piece."""
+        return self.tile == 0 or max(height, width) <= self.tile
+
     def describe(self, height: int, width: int, scale: int) -> str:
         """The plan for a picture, in words for people."""
         size = f"{width}x{height} -> {width * scale}x{height * scale}"
-        if self.tile == 0 or max(height, width) <= self.tile:
+        if self.is_whole(height, width):
             return f"{size}: whole"
         return (
             f"{size}: tiles of up to {self.tile * scale} output pixels, {self.overlap * scale} of overlap, "

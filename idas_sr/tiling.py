@@ -149,26 +149,28 @@ def bands(restore: Restore, grid: Grid, scale: int = 1, batch: int = 1) -> Itera
         batch: windows of one call at most.
 
     Yields:
-        (C, rows, width * scale), on the device and of the type of what ``restore`` returns; the consumer may keep it.
+        (C, rows, width * scale), on the device and of the type of what ``restore`` returns; valid until the next one is
+        asked for.
     """
     down, across = grid.rows.weights(scale), grid.columns.weights(scale)
     tops = [top * scale for top in (*grid.rows.starts, grid.rows.length)]
-    kept: Tensor | None = None
+    buffer: Tensor | None = None
     for index, (top, following) in enumerate(pairwise(tops)):
-        buffer: Tensor | None = None
         windows = grid.row(index)
         for first in range(0, len(windows), batch):
             some = windows[first : first + batch]
             for offset, (window, tile) in enumerate(zip(some, restore(some), strict=True)):
                 if buffer is None:
                     buffer = tile.new_zeros((tile.shape[0], tile.shape[1], grid.columns.length * scale))
-                    if kept is not None:
-                        buffer[:, : kept.shape[1]] = kept
                 weight = down[index].to(tile)[:, None] * across[first + offset].to(tile)
                 buffer[..., window.left * scale : (window.left + window.width) * scale] += tile * weight
         assert buffer is not None
-        kept = buffer[:, following - top :].clone()
-        yield buffer[:, : following - top]
+        done = following - top
+        yield buffer[:, :done]
+        # What the next row of tiles adds to.
+        started = buffer[:, done:].clone()
+        buffer[:, : started.shape[1]] = started
+        buffer[:, started.shape[1] :] = 0
 
 
 def tiled(
@@ -197,6 +199,6 @@ def tiled(
         height, width = picture.shape[-2:]
         grid = Grid.cover(height, width, tile, overlap, multiple)
         rows = bands(lambda windows: function(torch.cat([w.of(picture) for w in windows])), grid, scale, batch)
-        return torch.cat(list(rows), dim=1)[None]
+        return torch.cat([band.clone() for band in rows], dim=1)[None]
 
     return on_tiles

@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"types", "hub"},
     {"config", "schedule", "noise", "guidance", "resample", "tiling", "planning", "color", "images", "metrics"}
     | {"torchvision_shim"},
-    {"steering", "imagefiles", "realism"},
+    {"steering", "imagefiles", "realism", "finishing"},
     {"networks"},
     {"conditioning", "losses", "data"},
     {"methods"},

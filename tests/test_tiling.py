@@ -1,22 +1,34 @@
 """Tiles: exact where the function is local, one position and one noise per picture, no seam, and plans that fit."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_pipeline
+from PIL import Image
 from skimage import data
 from torch import Tensor, nn
 
+from idas_sr import cli, finishing
+from idas_sr.color import COLOR_FIXES
+from idas_sr.imagefiles.formats import Encoding
+from idas_sr.imagefiles.reading import read_picture
+from idas_sr.imagefiles.writing import save_rows
 from idas_sr.methods.tiles import Tiles
 from idas_sr.networks.shared import PictureStatistics, SharedStatistics
 from idas_sr.pipeline import IDaSSRPipeline
 from idas_sr.planning import Plan, choose_plan, is_out_of_memory
+from idas_sr.resample import resize, upsample
 from idas_sr.tiling import Axis, Grid, Window, tiled
 
 COFFEE = data.coffee()[:96, 100:228]
+SMALL = COFFEE[:64]
 
 
 def picture_of(height: int, width: int) -> Tensor:
@@ -116,7 +128,7 @@ def test_every_call_of_a_round_has_its_own_statistics() -> None:
 
 
 def restored(pipe: IDaSSRPipeline, **options: object) -> Tensor:
-    images = pipe(COFFEE, output_type="pt", **options).images  # type: ignore[arg-type]
+    images = pipe(SMALL, output_type="pt", **options).images  # type: ignore[arg-type]
     assert isinstance(images, Tensor)
     return images
 
@@ -163,13 +175,13 @@ def canvas(seed: int, shape: tuple[int, int, int], origin: tuple[int, int]) -> n
 
 
 def test_one_position_per_picture(tiny: IDaSSRPipeline) -> None:
-    whole, parts = (tiny(COFFEE, tile=tile, return_trace=True).trace for tile in (0, 256))
+    whole, parts = (tiny(SMALL, tile=tile, return_trace=True).trace for tile in (0, 256))
     assert whole is not None and parts is not None and len(parts) == 1
     assert parts[0]["t_hat"] == pytest.approx(whole[0]["t_hat"], rel=0.05)
 
 
 def test_a_realism_map_goes_through_tiles(tiny: IDaSSRPipeline) -> None:
-    grey = np.zeros((96, 128), dtype=np.float32)
+    grey = np.zeros((64, 128), dtype=np.float32)
     grey[:, 64:] = 1
     faithful, detailed, mixed = (restored(tiny, realism=r, tile=256) for r in (0, 1, grey))
     # Statistics are measured per level, so each side is nearer to its own restoration.
@@ -240,11 +252,11 @@ class Narrow(nn.Module):
 def test_out_of_memory_ends_in_a_smaller_plan_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     pipe = tiny_pipeline()
     whole = restored(pipe, tile=0)
-    pipe.vae.decoder = Narrow(pipe.vae.decoder, 64 * 128)
+    pipe.vae.decoder = Narrow(pipe.vae.decoder, 64 * 96)
     with caplog.at_level(logging.INFO):
         parts = restored(pipe, tile=0)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 2
-    assert "128x96 -> 512x384: whole: out of memory, trying a smaller plan" in caplog.text
+    assert "128x64 -> 512x256: whole: out of memory, trying a smaller plan" in caplog.text
     assert "tiles of up to 128 output pixels" in caplog.records[-1].getMessage()
     assert 0 < float((whole - parts).abs().mean()) < 0.01
     pipe.vae.decoder.cells = 1
@@ -256,3 +268,106 @@ def test_windows_cut() -> None:
     assert torch.equal(
         Window(1, 2, 3, 4).of(torch.arange(100).reshape(1, 10, 10))[0, 0], torch.tensor([12, 13, 14, 15])
     )
+
+
+# ---- rows ----
+
+
+@pytest.mark.parametrize("color_fix", COLOR_FIXES)
+@pytest.mark.parametrize("size", [(148, 212), (93, 133), (200, 301), (1, 2), (592, 848)])
+def test_rows_are_finished_as_the_whole_picture_is(
+    monkeypatch: pytest.MonkeyPatch, color_fix: str, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(finishing, "PIXELS", 4000)
+    lq, generator = picture_of(37, 53), torch.Generator().manual_seed(0)
+    hq = torch.rand(1, 3, 148, 212, generator=generator) * 2 - 1
+    expected = resize((COLOR_FIXES[color_fix](hq, upsample(lq * 2 - 1, 4)) / 2 + 0.5).clamp(0, 1), size).clamp(0, 1)
+    rows = [part.clone() for part in finishing.finish(hq[0].split(50, dim=1), lq[0], 4, color_fix, size)]
+    assert len(rows) > 5 or size == (1, 2)
+    assert float((torch.cat(rows, dim=1) - expected[0]).abs().max()) < 3e-5
+
+
+def infer(model: Path, source: Path, output: Path, *options: object) -> int:
+    return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("RGB", 8), ("RGB", 16), ("L", 8)])
+def test_a_file_written_row_by_row_is_the_picture(model: Path, tmp_path: Path, mode: str, bits: int) -> None:
+    image = Image.fromarray(SMALL).convert(mode)
+    image.save(tmp_path / "picture.png", dpi=(300, 300))
+    options = ("--tile", 256, "--bit-depth", bits, "-s", 3, "--realism", 0.7, "--color-fix", "wavelet")
+    assert infer(model, tmp_path / "picture.png", tmp_path / "out", *options) == 0
+    written = read_picture(tmp_path / "out" / "picture.png")
+    assert written.bits == bits and written.grey == (mode == "L")
+    assert written.metadata.dpi == pytest.approx((300, 300), abs=0.1)
+    source = read_picture(tmp_path / "picture.png")
+    (expected,) = tiny_pipeline()(
+        source.colour, tile=256, upscale=3, realism=0.7, color_fix="wavelet", output_type="pt"
+    ).images
+    if mode == "L":
+        expected = (expected * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0).expand(3, -1, -1)
+    limit = 1.01 / (65535 if bits == 16 else 255)
+    assert float((written.colour - expected).abs().max()) <= limit
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["picture.png"]
+
+
+def test_the_plan_is_printed_and_small_pictures_are_whole(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(SMALL).save(tmp_path / "picture.png")
+    for tile, words in (("256", "128x64 -> 512x256: tiles of up to 256 output pixels"), ("auto", "")):
+        assert infer(model, tmp_path / "picture.png", tmp_path / tile, "--tile", tile) == 0
+        error = capsys.readouterr().err
+        assert words in error and ("tiles of" in error) == bool(words)
+    (whole,) = tiny_pipeline()(SMALL, tile=0).images
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "auto" / "picture.png")), np.asarray(whole))
+    for bad in ("-3", "big"):
+        with pytest.raises(SystemExit):
+            infer(model, tmp_path / "picture.png", tmp_path / "bad", f"--tile={bad}")
+
+
+def test_rows_that_do_not_add_up_leave_no_file(tmp_path: Path) -> None:
+    Image.fromarray(COFFEE).save(tmp_path / "picture.png")
+    source, target = read_picture(tmp_path / "picture.png"), tmp_path / "out.png"
+    with pytest.raises(ValueError, match="384 rows was announced, and 96 came"):
+        save_rows([source.colour], (384, 128), source, target, Encoding())
+    assert not target.exists() and len(list(tmp_path.iterdir())) == 1
+
+
+LIMITED = """
+import resource, sys
+import idas_sr
+from idas_sr import cli
+import idas_sr.cli.infer
+import psutil
+resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + int(sys.argv[1]) * 2**20,) * 2)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_runs_out_of_memory_makes_a_smaller_plan(tmp_path: Path) -> None:
+    """A limit on the process: the whole picture does not fit, and tiles do."""
+    source = tmp_path / "picture.png"
+    Image.fromarray(data.coffee()[:320, :320]).save(source)
+
+    def run(limit: int, tile: str, name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", LIMITED, str(limit), "infer", "-i", str(source), "-o", str(tmp_path / name)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        return subprocess.run([*command, "--tile", tile], capture_output=True, text=True, env=environment)
+
+    plenty, little = run(16384, "0", "plenty"), run(500, "0", "little")
+    assert plenty.returncode == 0 and "out of memory" not in plenty.stderr
+    assert little.returncode == 0, little.stderr
+    assert "320x320 -> 1280x1280: whole: out of memory, trying a smaller plan" in little.stderr
+    assert "Traceback" not in little.stderr
+    first, second = (
+        np.asarray(Image.open(tmp_path / name / "picture.png")).astype(float) for name in ("plenty", "little")
+    )
+    assert 10 * np.log10(255**2 / ((first - second) ** 2).mean()) > 45

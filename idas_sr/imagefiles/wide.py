@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
-import zlib
 from typing import Any
 
 import cv2
@@ -14,9 +12,6 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _WIDE = re.compile(r"(RGB|RGBA|LA);16[BLNS]?")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_COLOR = {1: 0, 2: 4, 3: 2, 4: 6}
-_ROWS = 256
 
 
 def wide_channels(image: Image.Image) -> int:
@@ -55,46 +50,6 @@ def read_wide(content: bytes, channels: int) -> np.ndarray | None:
     orders = {(2, 4): [0, 3], (3, 3): [2, 1, 0], (3, 4): [2, 1, 0, 3], (4, 4): [2, 1, 0, 3]}
     order = orders.get((channels, pixels.shape[2]))
     return None if order is None else pixels[..., order]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def encode_png(
-    pixels: np.ndarray,
-    text: dict[str, str],
-    icc: bytes | None = None,
-    exif: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> bytes:
-    """A PNG of (H, W, 1 to 4) uint16 (W3C PNG, third edition; every row filtered as the difference to the one above).
-
-    Args:
-        text: iTXt entries.
-        icc: colour profile.
-        exif: as Pillow gives it, with or without its JPEG header.
-        dpi: pixels per inch.
-    """
-    height, width, channels = pixels.shape
-    parts = [_PNG, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOR[channels], 0, 0, 0))]
-    if icc is not None:
-        parts.append(_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(icc)))
-    if dpi is not None:
-        parts.append(_chunk(b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1)))
-    if exif is not None:
-        parts.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    for key, value in text.items():
-        entry = key.encode("latin-1", "replace") + b"\0\0\0\0\0" + value.encode()
-        parts.append(_chunk(b"iTXt", entry))
-    packer, data = zlib.compressobj(6), bytearray()
-    above = np.zeros((1, width * channels * 2), np.uint8)
-    for top in range(0, height, _ROWS):
-        rows = np.ascontiguousarray(pixels[top : top + _ROWS].astype(">u2")).view(np.uint8).reshape(-1, above.shape[1])
-        up = rows - np.concatenate([above, rows[:-1]])
-        data += packer.compress(np.pad(up, ((0, 0), (1, 0)), constant_values=2).tobytes())
-        above = rows[-1:]
-    return b"".join([*parts, _chunk(b"IDAT", bytes(data + packer.flush())), _chunk(b"IEND", b"")])
 
 
 def encode_tiff(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from idas_sr.imagefiles.formats import Encoding, Format
 from idas_sr.imagefiles.metadata import HISTORY, MAKER_NOTE, MAX_SEGMENT, XMP_ENTRY, XMP_TAG, Metadata, exif_for
+from idas_sr.imagefiles.png import Entries, png_of_rows
 from idas_sr.imagefiles.reading import PictureFile
-from idas_sr.imagefiles.wide import encode_png, encode_tiff
+from idas_sr.imagefiles.wide import encode_tiff
 from idas_sr.resample import resize
 
 RECIPE_KEY = "idas_sr"
@@ -95,6 +96,39 @@ def save_picture(
     content, said = _encode(pixels, metadata, file_format, encoding, recipe)
     write_atomically(path, lambda file: file.write(content))
     return notices + said
+
+
+def can_save_rows(source: PictureFile, path: str | Path, encoding: Encoding) -> bool:
+    """Whether ``save_rows`` can write this file: a PNG without transparency."""
+    return encoding.format_of(Path(path).suffix).name == "PNG" and source.alpha is None
+
+
+def save_rows(
+    rows: Iterable[Tensor],
+    size: tuple[int, int],
+    source: PictureFile,
+    path: str | Path,
+    encoding: Encoding,
+    recipe: str | None = None,
+) -> None:
+    """``save_picture`` of a picture that is never there as a whole.
+
+    Args:
+        rows: (3, n, W) in [0, 1] from top to bottom.
+        size: (H, W) of all of them together.
+        source, path, encoding, recipe: as of ``save_picture``; ``can_save_rows`` must have said yes.
+
+    Raises:
+        ValueError: other than H rows, or a side that PNG cannot hold.
+        OSError: the file cannot be written.
+    """
+    path, (height, width) = Path(path), size
+    file_format = encoding.format_of(path.suffix)
+    check_sides(height, width, file_format)
+    metadata = source.metadata if encoding.metadata else Metadata(icc=source.metadata.icc)
+    composed = (compose(band, source, file_format, encoding.bits) for band in rows)
+    entries = _png_entries((width, height), metadata, recipe)
+    write_atomically(path, lambda file: file.writelines(png_of_rows(composed, height, width, entries)))
 
 
 def check_sides(height: int, width: int, file_format: Format) -> None:
@@ -185,20 +219,26 @@ def _encode_tiff(pixels: np.ndarray, exif: Image.Exif, metadata: Metadata) -> by
     return _saved(pixels, "TIFF", {"exif": exif.tobytes(), "icc_profile": metadata.icc, "dpi": metadata.dpi})
 
 
-def _encode_png(pixels: np.ndarray, metadata: Metadata, recipe: str | None) -> bytes:
+def _png_entries(size: tuple[int, int], metadata: Metadata, recipe: str | None) -> Entries:
     text = dict(metadata.text)
     if metadata.xmp is not None:
         text[XMP_ENTRY] = metadata.xmp.decode("utf-8", "replace")
     if recipe is not None:
         text[RECIPE_KEY] = recipe
-    made = exif_for(metadata, (pixels.shape[1], pixels.shape[0]), None)
+    made = exif_for(metadata, size, None)
     exif = made.tobytes() if metadata.tags or metadata.exif or metadata.gps else None
+    return Entries(text, metadata.icc, exif, metadata.dpi)
+
+
+def _encode_png(pixels: np.ndarray, metadata: Metadata, recipe: str | None) -> bytes:
+    height, width = pixels.shape[:2]
+    entries = _png_entries((width, height), metadata, recipe)
     if pixels.dtype == np.uint16:
-        return encode_png(pixels, text, metadata.icc, exif, metadata.dpi)
+        return b"".join(png_of_rows([pixels], height, width, entries))
     info = PngInfo()
-    for key, value in text.items():
+    for key, value in entries.text.items():
         info.add_itxt(key, value)
-    options = {"exif": exif, "icc_profile": metadata.icc, "dpi": metadata.dpi, "pnginfo": info}
+    options = {"exif": entries.exif, "icc_profile": entries.icc, "dpi": entries.dpi, "pnginfo": info}
     return _saved(pixels, "PNG", options)
 
 
