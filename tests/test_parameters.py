@@ -112,6 +112,28 @@ GOLDEN = {
         ("fake_score", "fake_score, rank 16", 16_222_848),
     ],
     "latent-perceptual": [("generator", "network", 408_564)],
+    "hdclip": [
+        ("generator", "network.encoder", 314_944),
+        ("generator", "network.semantic", 49_344),
+        ("generator", "network.degradation", 65_856),
+        ("generator", "network.scale", 396),
+        ("generator", "network.semantic_tokens", 16_640),
+        ("generator", "network.degradation_tokens", 49_408),
+    ],
+    "degradation-scores": [("generator", "network", 149_410)],
+    "compact/methods/s3diff": [
+        ("generator", "estimator.unet", 770_240),
+        ("generator", "estimator.encoder", 160_960),
+        ("generator", "backbone.unet.conv_in", 4_672),
+        ("critic", "restoration.critic", 389_905),
+    ],
+    # The paper counts 34.5 M: the first two.
+    "sd-turbo/s3diff": [
+        ("generator", "estimator.unet", 32_833_600),
+        ("generator", "estimator.encoder", 1_629_680),
+        ("generator", "backbone.unet.conv_in", 11_840),
+        ("critic", "restoration.critic", 389_905),
+    ],
     "compact/methods/invsr": [("generator", "estimator", None), ("critic", "restoration.latent_critic", 138_595)],
     "compact/methods/osediff": [
         ("generator", "unet_lora, rank 16", 617_600),
@@ -134,6 +156,9 @@ def stage(name: str, *overrides: str) -> Config:
     trial = ["data.root=x", "train.init=null", "train.run_dir=x", "backbone.random_weights=true", "loss.feature=0"]
     # Neither is trained; building their networks takes longer than the rest.
     trial += ["loss.lpips=0"]
+    if name.endswith("s3diff"):
+        # Without the trained degradation estimator, which counts as frozen.
+        trial += ["estimator.scores=null"]
     return load_config(CONFIGS / "base.yaml", CONFIGS / "train" / f"{name}.yaml", overrides=[*trial, *overrides])
 
 

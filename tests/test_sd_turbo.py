@@ -32,7 +32,7 @@ from idas_sr.verification.report import Check, succeeded
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-STAGES = sorted((CONFIGS / "train" / "sd-turbo").glob("*.yaml"))
+STAGES = sorted((CONFIGS / "train" / "sd-turbo").glob("[0-9]*.yaml"))
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
