@@ -19,10 +19,12 @@ def load_picture(path: Path) -> Tensor:
     return torch.from_numpy(read_rgb(path).transpose(2, 0, 1).copy())[None].float() / 255
 
 
-def held_out_pairs(folder: Path, count: int, degradation: str) -> list[tuple[Tensor, Tensor]]:
+def held_out_pairs(folder: Path, count: int, degradation: str, zoom: float = 1.0) -> list[tuple[Tensor, Tensor]]:
     """(lq, hq) of held-out photographs: reduced to a shorter side of 512 where larger, then the central 512 x 512.
 
-    The same ones for the same arguments: degradations follow from the position in the sorted list.
+    ``zoom`` enlarges the centre by bicubic interpolation before it is degraded: targets as soft as the full-size frames
+    of many cameras are. The same pairs for the same arguments: degradations follow from the position in the sorted
+    list.
     """
     degrade = Degradation(degradation)
     pairs = []
@@ -35,5 +37,10 @@ def held_out_pairs(folder: Path, count: int, degradation: str) -> list[tuple[Ten
         height, width = (min(side, 512) // 16 * 16 for side in hq.shape[-2:])
         top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
         hq = hq[..., top : top + height, left : left + width]
+        if zoom != 1:
+            height, width = (round(side / zoom) for side in hq.shape[-2:])
+            top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
+            centre = hq[..., top : top + height, left : left + width]
+            hq = F.interpolate(centre, tuple(hq.shape[-2:]), mode="bicubic").clamp(0, 1)
         pairs.append((degrade(hq, [sample_rng(2024, index)]), hq))
     return pairs
