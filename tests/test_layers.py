@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"overlap", "pipeline", "training"},
     {"batch", "session", "verification"},
     {"engines"},
-    {"evaluation"},
+    {"evaluation", "benchmarking"},
     {"demo"},
     {"cli"},
 ]

@@ -1,0 +1,1 @@
+"""How fast restoration is, part by part, against other networks in the same process."""
