@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -123,6 +124,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         self.register_to_config(latents_mean=latents_mean, latents_std=latents_std, method=method, steering=steering)
         self.register_to_config(slots=slots, options=options)
         self._method: Method | None = None
+        self._is_placed = False
 
     # ---- making one ----
 
@@ -350,6 +352,8 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         Raises:
             ValueError: the pipeline holds a prior without an adapter, or its autoencoder cannot be tiled as it is set.
         """
+        if self._is_placed and self._method is not None:
+            return self._method
         if getattr(self.vae, "use_tiling", False) and isinstance(self.vae, AutoencoderTiny):
             raise ValueError(
                 "diffusers tiles this kind of autoencoder for 3 image and 4 latent channels only, and it has others; "
@@ -369,6 +373,9 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             method = Component(self.config["method"], dict(self.config["options"] or {}))
             steering = Component(self._steering["name"], dict(self._steering["args"]))
             self._method = build_method(self._backbone(), self.estimator, method, steering, **slots).eval()
+            if self._execution_device.type == "cpu":
+                # A fifth off the small UNet's time there; on CUDA it brought nothing.
+                self._method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(self.estimator, MINE):
             # In fp16 its trunk's range has not been tried; bf16 has that of fp32.
             self.estimator.set_precision(torch.bfloat16 if self.unet.dtype == torch.bfloat16 else torch.float32)
@@ -378,15 +385,22 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
 
     def _place(self, method: Method) -> Method:
         """Move a method to the device it runs on, but for networks that offloading fetches when they are needed."""
-        if self._execution_device.type == "cpu":
-            # A third off the small UNet's time there; on CUDA it brought nothing.
-            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         offloaded = {module for part in self._networks if hasattr(part, "_hf_hook") for module in part.modules()}
         if not offloaded:
             return method.to(self._execution_device)
         for module in set(method.modules()) - offloaded:
             module._apply(lambda tensor: tensor.to(self._execution_device), recurse=False)
         return method
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Look once, not at every step, whether the networks are where and what they have to be: that takes a while."""
+        _ = self.restorer
+        self._is_placed = True
+        try:
+            yield
+        finally:
+            self._is_placed = False
 
     # ---- using it ----
 
@@ -434,24 +448,25 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         if memory is not None and len(pictures) > 1:
             raise ValueError("A memory belongs to one picture; restore several without it.")
         _check(upscale, generator, seed, color_fix, output_type)
-        given = zip(per_picture(self._check_realism(realism), len(pictures)), pictures, strict=True)
-        levels = [fit_map(r, *p.shape[-2:]) if isinstance(r, Tensor) else r for r, p in given]
-        _check_tile(tile)
-        if generator is not None:
-            seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device))
-        same_size: dict[tuple[int, ...], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            # A picture with a map goes alone: the levels are its own.
-            alone = (index,) if isinstance(levels[index], RealismMap) else ()
-            same_size.setdefault((*picture.shape, *alone), []).append(index)
-        results: list[Any] = [None] * len(pictures)
-        for indices in same_size.values():
-            lq = torch.stack([pictures[i] for i in indices])
-            restored = self._restore(
-                lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix, tile, memory
-            )
-            for index, result in zip(indices, restored, strict=True):
-                results[index] = result
+        with self._placed():
+            given = zip(per_picture(self._check_realism(realism), len(pictures)), pictures, strict=True)
+            levels = [fit_map(r, *p.shape[-2:]) if isinstance(r, Tensor) else r for r, p in given]
+            _check_tile(tile)
+            if generator is not None:
+                seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device))
+            same_size: dict[tuple[int, ...], list[int]] = {}
+            for index, picture in enumerate(pictures):
+                # A picture with a map goes alone: the levels are its own.
+                alone = (index,) if isinstance(levels[index], RealismMap) else ()
+                same_size.setdefault((*picture.shape, *alone), []).append(index)
+            results: list[Any] = [None] * len(pictures)
+            for indices in same_size.values():
+                lq = torch.stack([pictures[i] for i in indices])
+                restored = self._restore(
+                    lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix, tile, memory
+                )
+                for index, result in zip(indices, restored, strict=True):
+                    results[index] = result
         self.maybe_free_model_hooks()
         images = _as_output_type([hq for hq, _ in results], output_type)
         if not return_dict:

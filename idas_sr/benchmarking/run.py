@@ -62,7 +62,7 @@ class Options:
 
 def precisions(options: Options) -> tuple[str, ...]:
     """Those that are tried where the fastest is asked for."""
-    return ("fp32", "fp16" if options.device == "cuda" else "bf16")
+    return ("fp32", "bf16" if options.device == "cpu" else "fp16")
 
 
 def load(options: Options, precision: str) -> IDaSSRPipeline:
@@ -73,7 +73,12 @@ def load(options: Options, precision: str) -> IDaSSRPipeline:
 
 def end_to_end(pipe: IDaSSRPipeline, lq: Tensor, options: Options) -> Run:
     """The whole call from a picture in memory to a picture in memory."""
-    arguments = {"realism": options.realism, "seed": options.seed, "tile": options.tile, "output_type": "pt"}
+    arguments: dict[str, Any] = {
+        "realism": options.realism,
+        "seed": options.seed,
+        "tile": options.tile,
+        "output_type": "pt",
+    }
     return functools.partial(pipe, lq, **arguments)
 
 
@@ -136,8 +141,8 @@ class Benchmark:
         out: dict[str, Any] = {"lq": side, "hq": 4 * side, "whole": {}}
         for name, values in seconds.items():
             row = summary(values, count_flops(runs[name]), peak if self._precision(name) == self.precision else None)
-            row |= {"precision": self._precision(name), "times_ours": ratio(values, seconds[OURS])}
-            out["whole"][name] = row
+            compared = {"precision": self._precision(name), "times_ours": ratio(values, seconds[OURS])}
+            out["whole"][name] = row | compared
         if options.parts:
             out["parts"] = self._parts(lq, ours, peak)
         if options.memory:
