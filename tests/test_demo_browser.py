@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
 CAT = ROOT / "examples" / "small.png"
 SHOTS = Path(os.environ["IDAS_SR_SHOTS"]) if "IDAS_SR_SHOTS" in os.environ else None
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds, for machines on which much else is running."""
 
 
@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
     pipeline, settings = demo.load(parser.parse_args(["--device", "cpu"]))
-    with serving(pipeline, settings, max_pixels=100_000, max_bytes=300_000) as found:
+    with serving(pipeline, settings, max_pixels=100_000) as found:
         yield found
 
 
@@ -156,8 +156,9 @@ def test_the_brush_changes_what_is_painted(page: Any) -> None:
         page.mouse.down()
         page.mouse.move(middle[0] + 30, middle[1], steps=12)
         page.mouse.up()
-        shot(page, "stroke")
 
+    before = pixels(page)
+    assert np.array_equal(before, plain), "opening the editor restored something else"
     change = np.abs(after(page, paint).astype(float) - plain).mean(axis=2)
     rows, columns = (side // 2 for side in change.shape)
     assert change[rows - 8 : rows + 8, columns - 40 : columns + 40].mean() > 0.2

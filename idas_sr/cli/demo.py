@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", type=count_value, default=MAX_PIXELS, metavar="N", help="of a picture (default: %(default)s)"
     )
     page.add_argument(
-        "--max-bytes", type=count_value, default=MAX_BYTES, metavar="N", help="of a file (default: %(default)s)"
+        "--max-bytes",
+        type=count_value,
+        default=MAX_BYTES,
+        metavar="N",
+        help="of a file, also of what the brush sends, about 1 MB (default: %(default)s)",
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="compact", metavar="NAME|FOLDER|HUB_ID", help="default: %(default)s")

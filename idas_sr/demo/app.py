@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import logging
 import re
@@ -88,6 +89,13 @@ def dial_of(
     mask = np.asarray(layers[0])[..., -1] > 127 if layers else None
     # A browser says 4 for 4.0, and a recipe would then differ from the command line's.
     return Dial(float(realism), int(SEED if seed is None else seed), float(upscale), color_fix, float(painted), mask)
+
+
+def painted_digest(dial: Dial) -> str:
+    """Equal for equal painted regions; empty where nothing is painted."""
+    if dial.mask is None or not dial.mask.any():
+        return ""
+    return hashlib.sha256(np.packbits(dial.mask).tobytes()).hexdigest()
 
 
 def build(studio: Studio) -> gr.Blocks:
@@ -184,6 +192,7 @@ def _picture_tab(studio: Studio) -> None:
     guard = guarded(studio)
     dial = [realism, seed, upscale, color_fix, painted, editor]
     shown = [compare, panel, download, strip_button]
+    strokes = gr.State("")
 
     @guard
     def restore(path: str | None, *values: Any) -> tuple[Any, ...]:
@@ -204,7 +213,15 @@ def _picture_tab(studio: Studio) -> None:
         first = restore(path, *values[:-1], None)
         canvas = None if path is None else studio.enlarged(Path(path), EDITOR_SIDE)
         painting = None if canvas is None else {"background": canvas, "layers": [], "composite": None}
-        return *first, painting, gr.update(value=None, visible=False)
+        return *first, painting, gr.update(value=None, visible=False), ""
+
+    @guard
+    def repaint(path: str | None, before: str, *values: Any) -> tuple[Any, ...]:
+        # The editor also speaks up where nothing was painted: when it gets its picture.
+        now = painted_digest(dial_of(*values))
+        if path is None or now == before:
+            return *(gr.skip() for _ in shown), before
+        return *restore(path, *values), now
 
     @guard
     def along(path: str | None, *values: Any) -> Iterator[Any]:
@@ -215,18 +232,12 @@ def _picture_tab(studio: Studio) -> None:
 
     # One model, one queue: "always_last" drops the moves of a dial that another move has overtaken.
     options: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-    upload.change(open_picture, [upload, *dial], [*shown, editor, strip], **options)
-    gr.on(
-        [realism.change, seed.change, upscale.change, color_fix.change, painted.change, editor.input],
-        restore,
-        [upload, *dial],
-        shown,
-        trigger_mode="always_last",
-        show_progress="minimal",
-        show_progress_on=[compare],
-        **options,
-    )
-    strip_button.click(along, [upload, *dial], strip, **options)
+    upload.change(open_picture, [upload, *dial], [*shown, editor, strip, strokes], **options)
+    options |= {"trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": [compare]}
+    moved = [realism.change, seed.change, upscale.change, color_fix.change, painted.change]
+    gr.on(moved, restore, [upload, *dial], shown, **options)
+    editor.input(repaint, [upload, strokes, *dial], [*shown, strokes], **options)
+    strip_button.click(along, [upload, *dial], strip, concurrency_id="model", api_visibility="private")
 
 
 def _batch_tab(studio: Studio) -> None:
