@@ -124,7 +124,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         self.register_to_config(latents_mean=latents_mean, latents_std=latents_std, method=method, steering=steering)
         self.register_to_config(slots=slots, options=options)
         self._method: Method | None = None
-        self._is_placed = False
+        self._is_placed, self._device = False, torch.device("cpu")
 
     # ---- making one ----
 
@@ -396,11 +396,16 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def _placed(self) -> Iterator[None]:
         """Look once, not at every step, whether the networks are where and what they have to be: that takes a while."""
         _ = self.restorer
-        self._is_placed = True
+        self._is_placed, self._device = True, self._execution_device
         try:
             yield
         finally:
             self._is_placed = False
+
+    @property
+    def _here(self) -> torch.device:
+        """The device that restoring happens on."""
+        return self._device if self._is_placed else self._execution_device
 
     # ---- using it ----
 
@@ -477,7 +482,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         """How ``count`` pictures of one size would be cut now; ``tile`` as in a call."""
         method = self.restorer
         if tile == "auto":
-            free = free_memory(self._execution_device)
+            free = free_memory(self._here)
             return choose_plan(height, width, method.multiple, count * self._pixel_bytes(), free)
         if tile == 0:
             return Plan()
@@ -523,7 +528,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
                 ]
             if plan.is_whole(height, width):
                 return self._restore_whole(lq, realism, seed, upscale, color_fix, memory)
-            tiles = Tiles(self.restorer, lq[0], realism[0], seed, plan, self._execution_device)
+            tiles = Tiles(self.restorer, lq[0], realism[0], seed, plan, self._here)
             size = target_size(height, width, upscale)
             out, top = torch.empty(3, *size), 0
             for rows in finish(tiles.bands(), lq[0], self.restorer.scale, color_fix, size):
@@ -568,7 +573,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
 
         def attempt(plan: Plan) -> tuple[T, dict[str, float]]:
             scale = self.restorer.scale
-            tiles = Tiles(self.restorer, picture, level, seed, plan, self._execution_device)
+            tiles = Tiles(self.restorer, picture, level, seed, plan, self._here)
             unit = picture.float() / 255 if picture.dtype == torch.uint8 and color_fix != "none" else picture
             rows = finish(tiles.bands(), unit, scale, color_fix, size or (height * scale, width * scale))
             return write(rows), _traces(tiles.sample, 1)[0]
@@ -592,7 +597,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             logger.warning("%s: out of memory, trying a smaller plan", words)
             plan = smaller
             gc.collect()
-            if self._execution_device.type == "cuda":
+            if self._here.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _restore_whole(
@@ -604,15 +609,17 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         color_fix: str,
         memory: Memory | None,
     ) -> list[tuple[Tensor, dict[str, float]]]:
-        method, device = self.restorer, self._execution_device
+        method, device = self.restorer, self._here
         height, width = lq.shape[-2:]
         signed = lq.to(device) * 2 - 1
         padded = pad_to_multiple(signed, method.multiple)
         result = method.restore_image(padded, _amount(realism, method.multiple, device), [seed] * len(lq), memory)
         assert result.hq is not None
         hq = result.hq[..., : height * method.scale, : width * method.scale]
-        # Before any resampling, against the picture itself: padding must not leak into its colours.
-        hq = (COLOR_FIXES[color_fix](hq, upsample(signed, method.scale)) / 2 + 0.5).clamp(0, 1)
+        if color_fix != "none":
+            # Before any resampling, against the picture itself: padding must not leak into its colours.
+            hq = COLOR_FIXES[color_fix](hq, upsample(signed, method.scale))
+        hq = (hq / 2 + 0.5).clamp(0, 1)
         hq = resize(hq, target_size(height, width, upscale)).clamp(0, 1)
         return list(zip(hq.float().cpu(), _traces(result, len(hq)), strict=True))
 

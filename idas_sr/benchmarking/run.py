@@ -103,7 +103,7 @@ class Benchmark:
     def run(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
         dtype = DTYPES[self.precision]
-        peak = measured_peak(self.device, dtype)
+        peak = measured_peak(self.device, dtype, seconds=3)
         return {
             "environment": environment(self.device),
             "model": {"name": self.options.model, "random_weights": self.options.random_weights}

@@ -36,7 +36,7 @@ def in_turn(runs: Mapping[str, Run], rounds: int, warm_up: int, device: torch.de
     return seconds
 
 
-def fastest(runs: Mapping[str, Run], device: torch.device, rounds: int = 2) -> str:
+def fastest(runs: Mapping[str, Run], device: torch.device, rounds: int = 5) -> str:
     """Name of the run with the smallest time, after one round of warming up."""
     seconds = in_turn(runs, rounds, 1, device)
     return min(seconds, key=lambda name: min(seconds[name]))
