@@ -91,6 +91,7 @@ def test_mistakes_are_one_sentence(options: dict, words: str) -> None:
         Options(**options)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_rivals_and_memory() -> None:
     pytest.importorskip("spandrel")

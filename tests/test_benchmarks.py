@@ -356,6 +356,7 @@ def test_the_seeds_of_the_grain_are_places_in_the_whole_set(tmp_path: Path, tiny
             assert np.array_equal(read_rgb(tmp_path / "out" / name / f"p{index}.png"), np.asarray(picture))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_a_kill_and_a_gate(tmp_path: Path) -> None:
     """The command itself, with the compact model: killed, gone on with, by two processes, and as a gate."""

@@ -128,6 +128,7 @@ def runnable(page: Path) -> list[Block]:
     return [b for b in blocks if b.language in ("bash", "python") and not (b.needs or b.run_by)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_run(page: Path, tmp_path: Path) -> None:

@@ -310,6 +310,7 @@ def measured(model: Path, tmp_path: Path, *options: str) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
@@ -340,6 +341,7 @@ def test_launchers_share_a_folder_and_a_restart_finishes_it(model: Path, tmp_pat
     assert len(files) == 60 and first_files.items() <= files.items()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "engine",

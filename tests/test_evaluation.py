@@ -95,6 +95,7 @@ def test_equals_the_yardstick_on_three_pictures(tmp_path: Path) -> None:
 
 
 @needs_realsr
+@pytest.mark.long
 @pytest.mark.slow
 def test_published_row_of_osediff(tmp_path: Path) -> None:
     """The anchor: OSEDiff's own pictures, its own figures (Wu et al. 2024: 25.1511, 0.7341, 5.6476)."""

@@ -72,6 +72,7 @@ def mutate(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_thousand_damaged_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)

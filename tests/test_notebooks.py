@@ -15,6 +15,7 @@ def test_no_outputs_are_committed() -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_quickstart_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="needs the extra docs")

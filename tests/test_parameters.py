@@ -456,6 +456,7 @@ def test_parts_that_cannot_be(train: Iterable[str], says: str) -> None:
         tiny_task(train=tuple(train))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_steering_run_resumes_with_adapters_critic_and_fake_score(tmp_path: Path) -> None:
     photographs = tmp_path / "photographs"

@@ -242,6 +242,7 @@ LOCAL = ("seconds", "timestep", "other_picture")
 """Of the log: means over what one process holds that are not those of the whole."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", OF_METHODS)
 def test_one_loop_trains_every_method(method: str, photographs: Path, tmp_path: Path) -> None:
     own = (OF_METHODS[method], f"data.root={photographs}", "train.steps=20", "train.save_every=10")
