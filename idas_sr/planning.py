@@ -46,7 +46,8 @@ class Plan:
         tile: upper limit of a tile's sides in input pixels; 0: the whole picture at once.
         overlap: of neighbouring tiles, in input pixels.
         batch: tiles per call of the networks.
-        samples: windows of SAMPLE_SIDE on which the statistics of the picture are measured, all in one call.
+        samples: windows of SAMPLE_SIDE on which the statistics of the picture are measured, all in one call;
+            0: every tile has its own, which costs agreement with the whole picture.
     """
 
     tile: int = 0

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ from torch import Tensor
 from idas_sr import IDaSSRPipeline
 from idas_sr.data.sources import list_photographs
 from idas_sr.evaluation.heldout import load_picture
+from idas_sr.finishing import finish
+from idas_sr.methods.tiles import Tiles
+from idas_sr.pipeline import SEED
+from idas_sr.planning import Plan
 from idas_sr.tiling import Axis, Grid
 
 REPOSITORY = Path(__file__).parents[1]
@@ -55,6 +60,15 @@ def photographs(folder: Path | None, count: int, side: int) -> list[tuple[str, T
             picture = F.interpolate(picture, scale_factor=factor, mode="bicubic", antialias=True).clamp(0, 1)
         out.append((name, picture[0]))
     return out
+
+
+@torch.inference_mode()
+def by_tiles(pipe: IDaSSRPipeline, picture: Tensor, realism: float, plan: Plan) -> Tensor:
+    """(3, h, w) in [0, 1] -> (3, H, W) in [0, 1]."""
+    tiles = Tiles(pipe.restorer, picture, realism, SEED, plan, torch.device("cpu"))
+    size = (picture.shape[-2] * pipe.restorer.scale, picture.shape[-1] * pipe.restorer.scale)
+    rows = finish(tiles.bands(), picture, pipe.restorer.scale, "none", size)
+    return torch.cat([part.clone() for part in rows], dim=1)
 
 
 def borders(axis: Axis, scale: int) -> Tensor:
@@ -90,10 +104,9 @@ def agreement(args: argparse.Namespace) -> int:
     rows = []
     for name, picture in photographs(args.input, args.count, args.side):
         height, width = picture.shape[-2:]
-        whole, tiled = (
-            pipe(picture, realism=args.realism, tile=tile, output_type="pt").images[0] for tile in (0, args.tile)
-        )
         plan = pipe.plan(height, width, args.tile)
+        whole = pipe(picture, realism=args.realism, tile=0, output_type="pt").images[0]
+        tiled = by_tiles(pipe, picture, args.realism, replace(plan, samples=0) if args.own_statistics else plan)
         padded = [-(-side // multiple) * multiple for side in (height, width)]
         grid = Grid.cover(*padded, plan.tile, plan.overlap, multiple)
         found = seams(whole, tiled, grid, scale)
@@ -155,6 +168,7 @@ def main() -> int:
     first.add_argument("--side", type=int, default=400, help="longest shorter side (default: %(default)s)")
     first.add_argument("--tile", type=int, default=512, help="pixels of the x4 result (default: %(default)s)")
     first.add_argument("--realism", type=float, default=0.5)
+    first.add_argument("--own-statistics", action="store_true", help="tiles do not share the picture's statistics")
     second = commands.add_parser("memory", help="peak memory of a process per picture size")
     second.add_argument("--sides", type=int, nargs="+", default=[512, 2048], help="of square inputs")
     second.add_argument("--tile", default="512", help="as of infer (default: %(default)s)")

@@ -56,7 +56,7 @@ class Tiles:
         self.height, self.width = len(self.rows), len(self.columns)
         self.grid = Grid.cover(self.height, self.width, plan.tile, plan.overlap, method.multiple)
         samples = self._samples()
-        self.statistics = SharedStatistics(method)
+        self.statistics = SharedStatistics(method, enabled=plan.samples > 0)
         self.severity = self._survey(samples)
         with self.statistics.measured(SAMPLE_MARGIN):
             self.sample = self._restore(samples)
@@ -123,9 +123,10 @@ class Tiles:
         most = max(min(SAMPLE_SIDE, self.plan.tile) // multiple, 1) * multiple
         height, width = min(self.height, most), min(self.width, most)
         rows, columns = (math.ceil(side / own) for side, own in ((self.height, height), (self.width, width)))
-        if rows * columns > self.plan.samples:
-            rows = min(max(round(math.sqrt(self.plan.samples * rows / columns)), 1), self.plan.samples)
-            columns = max(self.plan.samples // rows, 1)
+        samples = max(self.plan.samples, 1)
+        if rows * columns > samples:
+            rows = min(max(round(math.sqrt(samples * rows / columns)), 1), samples)
+            columns = max(samples // rows, 1)
         tops, lefts = _spread(self.height - height, rows, multiple), _spread(self.width - width, columns, multiple)
         return [Window(top, left, height, width) for top in tops for left in lefts]
 

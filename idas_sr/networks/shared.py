@@ -100,7 +100,7 @@ class SharedStatistics:
 
     Args:
         network: whose group normalisations and ``PictureStatistics`` share.
-        enabled: False: every tile by itself, as where the sample would be too small to speak for the picture.
+        enabled: False: every tile by itself.
     """
 
     def __init__(self, network: nn.Module, enabled: bool = True) -> None:
