@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,37 @@ def canvas(seed: int, shape: tuple[int, int, int], origin: tuple[int, int]) -> n
             part = np.random.Generator(np.random.Philox(key=key)).standard_normal((shape[0], 64, 64), dtype=np.float32)
             out[:, row * 64 : row * 64 + 64, column * 64 : column * 64 + 64] = part
     return out[:, top : top + shape[1], left : left + shape[2]]
+
+
+def tiles_of(pipe: IDaSSRPipeline, plan: Plan) -> Tiles:
+    picture = torch.from_numpy(COFFEE.copy()).permute(2, 0, 1)
+    return Tiles(pipe.restorer, picture, 0.7, 5, plan, torch.device("cpu"))
+
+
+def test_tiles_share_statistics_with_their_picture(tiny: IDaSSRPipeline) -> None:
+    plan = Plan.of_tile(64, 4)
+    with torch.inference_mode():
+        whole = tiny(COFFEE, realism=0.7, seed=5, tile=0, output_type="pt").images[0]
+        errors = []
+        for samples in (plan.samples, 0):
+            rows = [part.clone() for part in tiles_of(tiny, replace(plan, samples=samples)).bands()]
+            errors.append(float(((torch.cat(rows, dim=1) / 2 + 0.5).clamp(0, 1) - whole).square().mean()))
+    assert errors[0] < 0.75 * errors[1]
+
+
+def test_every_tile_is_anchored_at_the_pictures_position() -> None:
+    pipe = tiny_pipeline()
+    # Untrained, it says the same of every picture.
+    nn.init.normal_(pipe.estimator.severity.out.weight, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tiles = tiles_of(pipe, Plan.of_tile(48, 4))
+        lq = tiles.cut(tiles.grid.row(0))
+        told = [tiles._restore([window]).anchor.timestep for window in tiles.grid.row(0)]
+        by_itself = tiles.method.anchor(lq, tiles.method.encode(lq)).timestep
+    assert torch.equal(torch.cat(told), tiles.sample.anchor.timestep[:1].expand(len(told)))
+    whole = pipe(COFFEE, tile=0, return_trace=True).trace
+    assert len(set(by_itself.tolist())) == len(told) > 1
+    assert whole is not None and float(told[0]) == pytest.approx(whole[0]["t_hat"], rel=0.05)
 
 
 def test_one_position_per_picture(tiny: IDaSSRPipeline) -> None:
