@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import skimage.data
 import torch
@@ -28,7 +27,6 @@ from idas_sr.training.checkpoint import load_latest, save_checkpoint
 from idas_sr.training.errors import TrainingError
 from idas_sr.training.loop import Trainer, train
 from idas_sr.training.run import COMPACT_STAGES, CONFIGS, main, stages_of, train_stage
-from idas_sr.training.stream import Stream
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -401,18 +399,6 @@ def test_two_processes_see_the_stream_of_one(photographs: Path, start: int) -> N
     assert whole[0] == [4 * start + i for i in range(4)] and len(StepSampler(start, start + 3, 4)) == 3
     with pytest.raises(ValueError, match="batch_size 4"):
         StepSampler(0, 1, 4, 0, 3)
-
-
-def test_workers_leave_stopping_to_the_trainer(chain: Path, photographs: Path) -> None:
-    # Schedulers send SIGTERM to every process of a job; a worker that died of it would take the last step with it.
-    config = stage_config("2-positioning", photographs, chain, "train.steps=30", "data.workers=1")
-    stream = Stream(config, *build_photographs(config), Accelerator()).steps(0)
-    next(stream)
-    workers = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    assert workers
-    for worker in workers:
-        worker.terminate()
-    assert len(list(stream)) == 29
 
 
 def test_sample_depends_on_seed_and_index_alone(photographs: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,11 +15,6 @@ from idas_sr.methods.task import Batch
 
 SHARED = 8
 """Draws that all samples of a step have in common, in all processes and micro-batches."""
-
-
-def _leave_stopping_to_the_trainer(worker: int) -> None:
-    # Schedulers send SIGTERM to every process of a job; a worker that dies of it would take the step with it.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:
@@ -69,7 +63,6 @@ class Stream:
             collate_fn=self.collate,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_stopping_to_the_trainer,
             # Otherwise the loader would take its workers' seed from the global generator.
             generator=torch.Generator(),
         )
