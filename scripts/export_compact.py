@@ -24,7 +24,7 @@ from idas_sr.pipeline import IDaSSRPipeline
 
 MAX_PARAMETERS = 7_900_000
 MAX_BYTES = 16 * 2**20
-PARTS = ("vae", "unet", "prompt", "scheduler", "adapters", "model_index.json")
+PARTS = ("vae", "unet", "prompt", "scheduler", "model_index.json")
 
 
 def half(name: str, module: nn.Module) -> dict[str, Tensor]:
@@ -117,9 +117,10 @@ def check(folder: Path, unet: nn.Module, estimator: nn.Module) -> None:
 
 
 def replace(folder: Path, output: Path) -> None:
-    """Move the parts into ``output``; a model card there stays."""
+    """Move the parts into ``output``; a model card there stays, and so do adapters of other methods."""
     output.mkdir(exist_ok=True)
-    for name in PARTS:
+    (output / "adapters").mkdir(exist_ok=True)
+    for name in (*PARTS, *(f"adapters/{path.name}" for path in (folder / "adapters").iterdir())):
         old = output / name
         if old.is_dir():
             shutil.rmtree(old)

@@ -45,11 +45,16 @@ def test_the_shipped_folder_is_the_trained_model(stages: Path) -> None:
     assert str(stages) not in written
 
 
-def test_exporting_again_keeps_the_model_card(stages: Path) -> None:
+def test_exporting_again_keeps_the_model_card_and_other_methods(stages: Path) -> None:
     export_compact.export(stages, "1-prior", "4-steering", stages / "compact")
+    other, own = (stages / "compact" / "adapters" / name / "config.json" for name in ("invsr", "idas"))
+    other.parent.mkdir()
+    other.write_text("other")
+    own.write_text("old")
     (stages / "compact" / "README.md").write_text("the card")
     export_compact.export(stages, "1-prior", "4-steering", stages / "compact")
     assert (stages / "compact" / "README.md").read_text() == "the card"
+    assert other.read_text() == "other" and own.read_text() != "old"
     assert {path.name for path in stages.iterdir()} == {"1-prior", "4-steering", "compact"}
 
 

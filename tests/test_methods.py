@@ -88,6 +88,13 @@ def test_the_published_predictor_has_its_published_size() -> None:
         assert sum(p.numel() for p in NoisePredictor().parameters()) / 1e6 == pytest.approx(33.84, abs=0.005)
 
 
+def test_an_untrained_predictor_spreads_as_little_as_asked(backbone: LatentBackbone, lq: Tensor) -> None:
+    timestep = torch.tensor([199.0])
+    wide, narrow = (predictor(backbone, log_variance=value)(lq, timestep) for value in (0.0, -4.0))
+    torch.testing.assert_close(narrow.spread, wide.spread * np.exp(-2))
+    assert torch.equal(narrow.noise, wide.noise)
+
+
 def test_t9_invsr_step_equals_numpy(backbone: LatentBackbone, lq: Tensor) -> None:
     estimator = predictor(backbone)
     result = method("invsr", backbone, estimator).restore_image(lq, seeds=[5])

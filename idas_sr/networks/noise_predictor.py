@@ -52,6 +52,8 @@ class NoisePredictor(ModelMixin, ConfigMixin):
         head_width: channels of an attention head.
         groups: of the group normalisation.
         tile: side, in LQ pixels, of a tile.
+        log_variance: what the head says before training; the paper's is 0, a noise as strong as the schedule's, which
+            takes a short training most of its steps to unlearn.
 
     Raises:
         ValueError: a stride other than 1 and 2, or a tile that is not a positive multiple of 4.
@@ -68,6 +70,7 @@ class NoisePredictor(ModelMixin, ConfigMixin):
         head_width: int = 64,
         groups: int = 32,
         tile: int = 128,
+        log_variance: float = 0.0,
     ) -> None:
         super().__init__()
         if stride not in (1, 2):
@@ -101,6 +104,9 @@ class NoisePredictor(ModelMixin, ConfigMixin):
         last = second if self.join is None else first
         self.norm = nn.GroupNorm(groups, last, eps=1e-6)
         self.head = nn.Conv2d(last, 2 * latent_channels, 3, padding=1)
+        with torch.no_grad():
+            assert self.head.bias is not None
+            self.head.bias[latent_channels:] += log_variance
 
     @classmethod
     def for_backbone(cls, backbone: LatentBackbone, scale: int, **args: Any) -> NoisePredictor:
