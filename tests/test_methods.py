@@ -21,6 +21,7 @@ from idas_sr.methods.invsr import STEPS, InvSR
 from idas_sr.methods.rcod import RCOD
 from idas_sr.networks import lora, presets
 from idas_sr.networks.backbone import LatentBackbone
+from idas_sr.networks.library import MODELS
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.noise_predictor import NoisePredictor
 from idas_sr.networks.similarity import SimilarityEstimator
@@ -33,6 +34,7 @@ from idas_sr.steering import AsIs, Temperature
 from idas_sr.training.run import CONFIGS, train_stage
 from idas_sr.types import Anchor, Condition
 
+ROOT = Path(__file__).parents[1]
 study_methods = load_script("study_methods")
 SMALL = {"widths": (16, 16), "layers": 1, "head_width": 8, "groups": 4}
 
@@ -346,6 +348,23 @@ def test_a_clip_gives_the_visual_prompt(tmp_path: Path, backbone: LatentBackbone
         VisualPrompt(8, clip=str(tmp_path))
 
 
+# ---- the study ----
+
+
+def test_the_study_has_a_row_for_every_signature() -> None:
+    rows = {row.name: row for row in study_methods.rows_of(MODELS / "compact", [])}
+    assert {"idas, realism 0", "idas, realism 0.5", "idas, realism 1"} < rows.keys()
+    guided = rows["idas, realism 0.5, HD-CLIP, CFPG a"]
+    assert guided.slots["guider"]["args"]["form"] == "a" and guided.call == {"realism": 0.5}
+    assert guided.trained > rows["idas, realism 0.5"].trained > 3e6
+    picture = {"a": ROOT / "examples" / "street.png"}
+    identities = {study_methods.identity(row, picture) for row in rows.values()}
+    assert len(identities) == len(rows), "two rows would be taken for one"
+    plain = study_methods.Row("s3diff", lambda: None, [])
+    names = [(row.name, row.options) for row in study_methods.settings_of(plain, "s3diff")]
+    assert names == [("s3diff", {"guided": True}), ("s3diff, C = identity", {"guided": False})]
+
+
 # ---- from a training to a model ----
 
 
@@ -389,12 +408,22 @@ def test_an_exported_adapter_is_the_trained_method(name: str, photographs: Path,
     if name == "invsr":
         shutil.copytree(tmp_path / "out0", tmp_path / "hq")
         places = ["-i", str(tmp_path / "in"), "-r", str(tmp_path / "hq"), "-o", str(tmp_path / "study")]
-        assert study_methods.main([*places, "--model", str(tmp_path / "model"), "--threads", "1"]) == 0
+        study = [*places, "--model", str(tmp_path / "model"), "--threads", "1", "--also", f"run={tmp_path / 'run'}"]
+        assert study_methods.main(study) == 0
         table = json.loads((tmp_path / "study" / "methods.json").read_text())
         assert [table[f"invsr, steps {count}"]["unet_evaluations"] for count in STEPS] == [1, 2, 3, 4, 5]
         assert {"bicubic", "unsharp", "grain"} < table.keys()
+        assert table["run"]["trained"] == table["invsr, steps 1"]["trained"] > 0
+        assert table["run"]["psnr_y"] == pytest.approx(table["invsr, steps 1"]["psnr_y"], abs=1e-3)
         # The reference is what three steps gave.
         assert table["invsr, steps 3"]["psnr_y"] > table["invsr, steps 1"]["psnr_y"]
+        # Again: what is done is read, and a row whose record is lost is made anew.
+        (tmp_path / "study" / "invsr, steps 2.json").unlink()
+        times = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "study").glob("*/a.png")}
+        assert study_methods.main(study) == 0
+        again = {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / "study").glob("*/a.png")}
+        changed = {row for row in table if again[row] != times[row]}
+        assert changed - {"bicubic", "unsharp", "grain"} == {"invsr, steps 2"}
     wrong = ["--group", "fid"] if name == "invsr" else ["--steps", "2"]
     for option in (wrong, ["--realism", "0.5"], ["--kappa", "2"]):
         assert main([*command, "-o", str(tmp_path / "none"), *option]) == 2
