@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from idas_sr.atomic import replacing
+
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -127,16 +129,11 @@ def write_png(image: Image.Image, path: str | Path, text: Mapping[str, str] | No
     Raises:
         OSError: the folder cannot be written to.
     """
-    path = Path(path)
     info = PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(Path(path)) as partial:
         image.save(partial, format="PNG", pnginfo=info)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_text(path: str | Path, key: str) -> str | None:

@@ -19,6 +19,7 @@ from PIL import Image
 from skimage import data
 
 from idas_sr import cli
+from idas_sr.atomic import token_of
 from idas_sr.batch import Job, Outcome, RefusedError, Settings, _groups, _Ready, restore_files
 from idas_sr.data.entries import Entry
 from idas_sr.data.entries import PictureFile as TarredPicture
@@ -202,8 +203,6 @@ def test_what_a_killed_worker_claimed_is_taken_over_and_its_leftovers_go(photos:
 
 
 def test_half_written_files_of_the_dead_go(photos: Path, tmp_path: Path) -> None:
-    from idas_sr.imagefiles.writing import token_of
-
     manifest = opened(photos, tmp_path)
     target = jobs_in(photos, tmp_path / "out")[0].target
     leftover = target.with_name(f".{token_of(target)}.1.partial")
@@ -212,6 +211,7 @@ def test_half_written_files_of_the_dead_go(photos: Path, tmp_path: Path) -> None
         with Worker(manifest, "doomed") as worker:
             worker.claim("000000")
             leftover.touch()
+            (manifest.folder / "journal" / ".0123.1.partial").touch()
 
     in_a_process_that_is_killed(work)
     manifest.leave()

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "idas_sr"
 
 # Lowest first. A module imports from lower layers or from its own sub-package; every one is listed here.
 LAYERS: list[set[str]] = [
-    {"types", "hub"},
+    {"types", "hub", "atomic"},
     {"config", "schedule", "noise", "guidance", "resample", "tiling", "planning", "color", "images", "metrics"}
     | {"torchvision_shim"},
     {"steering", "imagefiles", "realism", "finishing"},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from idas_sr.atomic import write_text
 from idas_sr.data.entries import Entry, PictureFile
 from idas_sr.images import EXTENSIONS
 
@@ -85,9 +85,7 @@ def write_index(folder: Path) -> Path:
             raise ValueError(f"{path} holds no picture ({', '.join(sorted(EXTENSIONS))}).")
         shards.append({"name": path.name, "bytes": path.stat().st_size, "samples": complete})
     target = folder / INDEX
-    temporary = target.with_suffix(".partial")
-    temporary.write_text(json.dumps({"version": 1, "shards": shards}))
-    os.replace(temporary, target)
+    write_text(target, json.dumps({"version": 1, "shards": shards}))
     return target
 
 

@@ -9,8 +9,9 @@ from types import TracebackType
 
 from filelock import FileLock
 
+from idas_sr.atomic import write_text
 from idas_sr.batch import Outcome
-from idas_sr.engines.manifest import Manifest, lines_of, sweep, unique, write_text
+from idas_sr.engines.manifest import Manifest, lines_of, sweep, unique
 
 POLL = 0.2
 """Seconds between two looks at the claims of others."""

@@ -29,8 +29,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from idas_sr.atomic import token_of, write_text
 from idas_sr.batch import Job, RefusedError
-from idas_sr.imagefiles.writing import token_of
 
 FOLDER = ".idas_sr"
 """Name of the manifest in the output folder."""
@@ -252,7 +252,8 @@ def _is_free(path: Path) -> bool:
 
 def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder))
+        # A name with a leading dot is that of a file which its writer, perhaps killed, has not finished.
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except FileNotFoundError:
         return []
 
@@ -279,9 +280,3 @@ def sweep(jobs: Iterable[Job]) -> None:
 
 def _write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -6,13 +6,14 @@ import csv
 import hashlib
 import io
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from idas_sr import atomic
 
 VERSIONS_OF = (
     "idas-sr",
@@ -29,18 +30,13 @@ VERSIONS_OF = (
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that ``path`` is either the old one or the complete new one; folders are made.
+    """As ``atomic.write_text``; folders are made.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic.write_text(path, text)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

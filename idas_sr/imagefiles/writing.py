@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from idas_sr.atomic import replacing
 from idas_sr.imagefiles.formats import Encoding, Format
 from idas_sr.imagefiles.metadata import HISTORY, MAKER_NOTE, MAX_SEGMENT, XMP_ENTRY, XMP_TAG, Metadata, exif_for
 from idas_sr.imagefiles.png import Entries, png_of_rows
@@ -94,7 +93,8 @@ def save_picture(
         metadata = replace(metadata, icc=None)
         notices.append(f"{file_format.name} has no greyscale, so its grey colour profile was left out")
     content, said = _encode(pixels, metadata, file_format, encoding, recipe)
-    write_atomically(path, lambda file: file.write(content))
+    with replacing(path) as partial:
+        partial.write_bytes(content)
     return notices + said
 
 
@@ -128,7 +128,8 @@ def save_rows(
     metadata = source.metadata if encoding.metadata else Metadata(icc=source.metadata.icc)
     composed = (compose(band, source, file_format, encoding.bits) for band in rows)
     entries = _png_entries((width, height), metadata, recipe)
-    write_atomically(path, lambda file: file.writelines(png_of_rows(composed, height, width, entries)))
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.writelines(png_of_rows(composed, height, width, entries))
 
 
 def check_sides(height: int, width: int, file_format: Format) -> None:
@@ -142,27 +143,6 @@ def check_sides(height: int, width: int, file_format: Format) -> None:
             f"{file_format.name} holds at most {file_format.max_side} pixels per side and the output has "
             f"{width}x{height}; choose another format, png for one."
         )
-
-
-def token_of(path: Path) -> str:
-    """Stands for the name of ``path`` in that of its half-written file, ``.TOKEN.PROCESS.partial``."""
-    # A name with something added could be longer than file systems allow.
-    return hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let ``write`` fill a file that takes the place of ``path`` when it is complete.
-
-    Raises:
-        OSError: the folder cannot be written to, or the name is too long.
-    """
-    partial = path.with_name(f".{token_of(path)}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_recipe(path: str | Path) -> str | None:

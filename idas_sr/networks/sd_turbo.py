@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from idas_sr.atomic import replacing
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.schedule import NoiseSchedule
@@ -117,9 +118,8 @@ def cached_prompt(folder: Path) -> PromptTokens:
             ) from error
         cache.parent.mkdir(parents=True, exist_ok=True)
         # Renamed into place: a run beside this one must not read half a file.
-        partial = cache.with_suffix(f".{os.getpid()}")
-        save_file({"tokens": tokens}, partial)
-        os.replace(partial, cache)
+        with replacing(cache) as partial:
+            save_file({"tokens": tokens}, partial)
     prompt = PromptTokens(names=tuple(PROMPTS), length=tokens.shape[1], width=tokens.shape[2])
     prompt.load_state_dict({"tokens": tokens})
     return prompt

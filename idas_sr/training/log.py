@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from accelerate import Accelerator
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+
+from idas_sr.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Log:
         self.began, self.enabled = time.monotonic(), accelerator.is_main_process
         if self.enabled and self.path.is_file():
             lines = self.path.read_text().splitlines(keepends=True)
-            _write_whole(self.path, "".join(line for line in lines if _step_of(line) <= start))
+            write_text(self.path, "".join(line for line in lines if _step_of(line) <= start))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; in the main process only."""
@@ -66,12 +67,6 @@ def _step_of(line: str) -> float:
     except (ValueError, KeyError, TypeError):
         # Cut off when the run ended.
         return float("inf")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def arrange(images: Tensor, columns: int) -> np.ndarray:
