@@ -1,20 +1,17 @@
-"""Picture files and picture objects to tensors in [0, 1] and back: the only place that converts the ranges of files."""
+"""Picture objects to tensors in [0, 1] and back, and PNGs of our own; other picture files are those of `imagefiles`."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from idas_sr.atomic import replacing
-
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 Picture = Image.Image | np.ndarray | Tensor
 """One picture: PIL, (H, W, 3) array or (3, H, W) tensor; uint8, or float in [0, 1]."""
@@ -38,37 +35,6 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         grey = np.asarray(image).astype(np.float32).clip(0, 65535) / 65535
         return np.repeat(grey[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
-
-
-def _decode(path: str | Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return pixels_of(image)
-    except UnidentifiedImageError as error:
-        why = "the file is empty" if os.path.getsize(path) == 0 else "it is in no picture format that is known here"
-        raise ValueError(f"{path} cannot be read as a picture: {why}.") from error
-    except Exception as error:
-        # Pillow's readers raise errors of a dozen kinds for damaged files.
-        raise ValueError(f"{path} cannot be read as a picture ({error}); repair, remove or replace it.") from error
-
-
-def read_rgb(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 of a picture file, turned as its EXIF says.
-
-    Raises:
-        ValueError: the file is missing, empty, cut off or no picture.
-    """
-    pixels = _decode(path)
-    return pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
-
-
-def read_image(path: str | Path) -> Tensor:
-    """(1, 3, h, w) float in [0, 1] of a picture file, turned as its EXIF says; 16-bit grey keeps its precision.
-
-    Raises:
-        ValueError: the file is missing, empty, cut off or no picture.
-    """
-    return _from_array(_decode(path))[None]
 
 
 def _from_array(pixels: np.ndarray) -> Tensor:

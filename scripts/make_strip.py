@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from idas_sr import IDaSSRPipeline
-from idas_sr.images import EXTENSIONS
+from idas_sr.imagefiles.formats import EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL, GAP, LABEL = (400, 320), 6, 26

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from idas_sr import IDaSSRPipeline
 from idas_sr.evaluation.heldout import load_picture
-from idas_sr.images import EXTENSIONS
+from idas_sr.imagefiles.formats import EXTENSIONS
 from idas_sr.methods.task import to_signed, to_unit
 from idas_sr.metrics import psnr_y
 

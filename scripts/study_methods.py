@@ -32,7 +32,8 @@ from idas_sr.data.benchmarks import pictures_in
 from idas_sr.evaluation.files import file_sha256, write_json
 from idas_sr.evaluation.score import score_folder
 from idas_sr.evaluation.trivial import TRIVIAL, write_trivial
-from idas_sr.images import read_image, to_pil
+from idas_sr.imagefiles.reading import read_picture
+from idas_sr.images import to_pil
 from idas_sr.methods.invsr import STEPS
 from idas_sr.methods.rcod import NAMES
 from idas_sr.networks.hd_clip import FOLDER as HDCLIP
@@ -161,7 +162,7 @@ def restore(row: Row, pictures: dict[str, Path], output: Path) -> dict[str, floa
     output.mkdir(parents=True)
     seconds = []
     for stem, path in pictures.items():
-        picture = read_image(path)
+        picture = read_picture(path).colour[None]
         begin = time.perf_counter()
         (result,) = pipe(picture, output_type="pt", return_dict=False, **row.call)
         seconds.append(time.perf_counter() - begin)

@@ -19,7 +19,8 @@ from idas_sr.evaluation.trivial import (
     UNSHARP_RADIUS,
     restore_trivially,
 )
-from idas_sr.images import EXTENSIONS, read_rgb
+from idas_sr.imagefiles.formats import EXTENSIONS
+from idas_sr.imagefiles.reading import read_rgb
 
 
 def main() -> int:

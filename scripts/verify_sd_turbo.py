@@ -22,7 +22,7 @@ import diffusers
 import numpy as np
 import torch
 
-from idas_sr.images import read_rgb
+from idas_sr.imagefiles.reading import read_rgb
 from idas_sr.networks.sd_turbo import REPOSITORY, find_sd_turbo, load_sd_turbo
 from idas_sr.networks.sd_turbo_random import FULL, TINY, Architecture, write_random_sd_turbo
 from idas_sr.verification.denoising import verify_networks

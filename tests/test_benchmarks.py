@@ -33,7 +33,7 @@ from idas_sr.evaluation.prepare import build_set, inspect_set
 from idas_sr.evaluation.published import published_rows
 from idas_sr.evaluation.run import report_json, report_table, run_benchmark, write_report
 from idas_sr.evaluation.trivial import restore_trivially
-from idas_sr.images import read_rgb
+from idas_sr.imagefiles.reading import read_rgb
 from idas_sr.pipeline import IDaSSRPipeline
 
 ROOT = Path(__file__).parents[1]

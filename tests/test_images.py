@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from skimage import data
 
-from idas_sr.images import read_image, read_rgb, read_text, stamp, to_pil, to_tensors, write_png
+from idas_sr.imagefiles.reading import read_picture, read_rgb
+from idas_sr.images import read_text, stamp, to_pil, to_tensors, write_png
 
 CAT = data.chelsea()[:48, :64]
 
@@ -22,7 +23,7 @@ def encoded(image: Image.Image, **options: object) -> bytes:
 
 def test_png_round_trip_is_exact(tmp_path: Path) -> None:
     write_png(Image.fromarray(CAT), tmp_path / "cat.png")
-    tensor = read_image(tmp_path / "cat.png")
+    tensor = read_picture(tmp_path / "cat.png").colour[None]
     assert tensor.shape == (1, 3, 48, 64) and tensor.dtype == torch.float32
     assert np.array_equal(np.asarray(to_pil(tensor[0])), CAT)
     assert np.array_equal(read_rgb(tmp_path / "cat.png"), CAT)
@@ -51,7 +52,7 @@ def test_every_mode_becomes_three_channels(tmp_path: Path, mode: str) -> None:
         image = Image.fromarray(CAT).convert(mode)
     # Pillow does not read again the uncompressed YCbCr TIFFs that it writes.
     image.save(tmp_path / "picture.tif", compression="tiff_deflate" if mode == "YCbCr" else None)
-    tensor = read_image(tmp_path / "picture.tif")
+    tensor = read_picture(tmp_path / "picture.tif").colour[None]
     assert tensor.shape == (1, 3, 48, 64)
     if mode in ("L", "I;16", "I"):
         assert torch.equal((tensor[0, 0] * 255).round().byte(), torch.from_numpy(np.array(grey)))
@@ -60,7 +61,7 @@ def test_every_mode_becomes_three_channels(tmp_path: Path, mode: str) -> None:
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(4, 0)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    tensor = read_image(tmp_path / "ramp.png")
+    tensor = read_picture(tmp_path / "ramp.png").colour[None]
     assert torch.allclose(tensor[0, 0, 0], torch.from_numpy(ramp[0].astype(np.float32) / 65535), atol=1e-6)
     assert len(tensor[0, 0, 0].unique()) == 64
 
@@ -78,7 +79,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(BAD[name])
-    for read in (read_image, read_rgb):
+    for read in (read_picture, read_rgb):
         with pytest.raises(ValueError, match=f"{name} cannot be read as a picture") as caught:
             read(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -88,7 +89,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str) -> Non
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nothing\.png cannot be read"):
-        read_image(tmp_path / "nothing.png")
+        read_rgb(tmp_path / "nothing.png")
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:

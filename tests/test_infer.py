@@ -15,7 +15,8 @@ from skimage import data
 
 from idas_sr import cli
 from idas_sr.cli import folders
-from idas_sr.images import read_image, read_text
+from idas_sr.imagefiles.reading import read_picture
+from idas_sr.images import read_text
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -275,7 +276,7 @@ def test_random_weights_are_stamped(photos: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         options = ["-i", photos / "cat.png", "-o", tmp_path / folder, "--realism", 0, "--random-weights"]
         assert exit_code("infer", *options) == 0
-        pictures.append(read_image(tmp_path / folder / "cat.png"))
+        pictures.append(read_picture(tmp_path / folder / "cat.png").colour[None])
     assert (pictures[0] == pictures[1]).all()
     # White letters with a black rim, which random networks do not paint by themselves.
     middle = pictures[0][0, :, 48:80]

@@ -27,7 +27,7 @@ from idas_sr.evaluation.sweep import (
     variants_of,
 )
 from idas_sr.evaluation.sweep_summary import CSV_HEAD, csv_rows, summarise
-from idas_sr.images import read_image
+from idas_sr.imagefiles.reading import read_picture
 from idas_sr.metrics import luma
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def done(tiny, pair, tmp_path_factory):
 
 
 def test_restoration_is_the_pipelines(tiny, pair) -> None:
-    lq = read_image(pair[0])
+    lq = read_picture(pair[0]).colour[None]
     start = anchor_picture(tiny.restorer, lq)
     for realism, seed in ((0.0, 1), (0.5, 1), (1.0, 2)):
         ours, _ = restore_anchored(tiny.restorer, tiny.restorer.steering, start, realism, seed)
@@ -107,7 +107,7 @@ def test_gap_of_label_only_is_what_the_label_moves(done, schedule) -> None:
 
 
 def test_reference_must_be_four_times_the_input(tiny, pair) -> None:
-    lq, hq = (read_image(file) for file in pair)
+    lq, hq = (read_picture(file).colour[None] for file in pair)
     with pytest.raises(ValueError, match="The reference is 208x204, but 4 times the input of 53x51 is needed"):
         PictureStudy(tiny.restorer, lq, hq[..., :208])
 

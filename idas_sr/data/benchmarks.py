@@ -20,7 +20,9 @@ from PIL import Image
 
 from idas_sr.data.degradation import Degradation
 from idas_sr.data.photographs import sample_rng
-from idas_sr.images import EXTENSIONS, read_rgb, write_png
+from idas_sr.imagefiles.formats import EXTENSIONS
+from idas_sr.imagefiles.reading import read_rgb
+from idas_sr.images import write_png
 
 IMAGENET_TEST_SEED = 10000
 """With which InvSR chooses the photographs of ImageNet-Test (scripts/prepare_sr_testing_syn.py)."""

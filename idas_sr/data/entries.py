@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from idas_sr.images import pixels_of, read_rgb
+from idas_sr.imagefiles.reading import read_rgb
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,7 @@ class PictureFile:
         Raises:
             ValueError: it cannot be read as a picture.
         """
-        if self.size is None:
-            return read_rgb(self.path)
-        try:
-            with Image.open(io.BytesIO(self.content())) as image:
-                pixels = pixels_of(image)
-        except Exception as error:
-            # Pillow's readers raise errors of a dozen kinds for damaged files.
-            raise ValueError(f"{self} cannot be read as a picture ({error}); write the shards anew.") from error
-        return pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
+        return read_rgb(str(self), self.content())
 
     def __str__(self) -> str:
         return str(self.path) if self.size is None else f"{self.name} in {self.path}"

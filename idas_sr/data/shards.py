@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from idas_sr.atomic import write_text
 from idas_sr.data.entries import Entry, PictureFile
-from idas_sr.images import EXTENSIONS
+from idas_sr.imagefiles.formats import EXTENSIONS
 
 INDEX = "index.json"
 """Name of a shard folder's table of contents."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from idas_sr.data.entries import Entry, PictureFile
 from idas_sr.data.shards import INDEX, read_index
-from idas_sr.images import EXTENSIONS
+from idas_sr.imagefiles.formats import EXTENSIONS
 
 VALIDATION_SHARE = 5
 """Every fifth photograph, chosen by its name, is held out: it stays held out when others are added."""

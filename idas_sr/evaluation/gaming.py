@@ -15,7 +15,7 @@ from torch import Tensor
 
 from idas_sr.evaluation.plots import COLOURS, DPI, new_figure
 from idas_sr.evaluation.trivial import UNSHARP_PERCENT, restore_trivially
-from idas_sr.images import read_rgb
+from idas_sr.imagefiles.reading import read_rgb
 from idas_sr.losses import FeatureDistance
 from idas_sr.metrics import niqe, psnr_y
 

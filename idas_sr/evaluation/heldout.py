@@ -11,7 +11,7 @@ from torch import Tensor
 from idas_sr.data.degradation import Degradation
 from idas_sr.data.photographs import sample_rng
 from idas_sr.data.sources import list_photographs
-from idas_sr.images import read_rgb
+from idas_sr.imagefiles.reading import read_rgb
 
 
 def load_picture(path: Path) -> Tensor:

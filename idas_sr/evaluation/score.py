@@ -17,7 +17,7 @@ from torch import Tensor
 from idas_sr.data.benchmarks import pictures_in, pixels_digest, set_digest
 from idas_sr.evaluation.columns import FID_LEAST, Chosen, Measure, choose_columns, fid
 from idas_sr.evaluation.files import file_sha256, versions
-from idas_sr.images import read_rgb
+from idas_sr.imagefiles.reading import read_rgb
 
 PROTOCOL = "realisr-v1"
 """Saved 8-bit files, pairs by stem; psnr_y, ssim_y on BT.601 luma, no border, SSIM on rounded luma; NIQE on grey."""

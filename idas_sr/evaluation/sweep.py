@@ -22,7 +22,8 @@ from idas_sr.build import construct
 from idas_sr.config import Component
 from idas_sr.evaluation import spectrum
 from idas_sr.evaluation.files import write_json
-from idas_sr.images import read_image, to_pil, write_png
+from idas_sr.imagefiles.reading import read_picture
+from idas_sr.images import to_pil, write_png
 from idas_sr.losses import FeatureDistance
 from idas_sr.methods.base import Method
 from idas_sr.methods.positioning import rms
@@ -296,7 +297,8 @@ def study_file(
         done = record["variants"].get(variant.label, {}).get("variant") == asdict(variant)
         if not done or (shown is not None and record["pictures_of"] != shown):
             if study is None:
-                study = PictureStudy(method, read_image(lq_file), read_image(hq_file), distance, jobs)
+                lq, hq = (read_picture(file).colour[None] for file in (lq_file, hq_file))
+                study = PictureStudy(method, lq, hq, distance, jobs)
                 record |= {"t_hat": float(study.start.anchor.timestep), "reference": study.reference()}
             keep = _keeper(folder, study.lq, study.hq) if shown is not None else None
             record["variants"][variant.label] = {"variant": asdict(variant), **study.measure(variant, plan, keep)}

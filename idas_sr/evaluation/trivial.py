@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 
-from idas_sr.images import read_rgb, read_text, write_png
+from idas_sr.imagefiles.reading import read_rgb
+from idas_sr.images import read_text, write_png
 
 TRIVIAL = {"bicubic": "bicubic", "unsharp": "bicubic + unsharp mask", "grain": "bicubic + unsharp mask + grain"}
 """Folder -> name in tables."""

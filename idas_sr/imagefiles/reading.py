@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from idas_sr.imagefiles.formats import READABLE
 from idas_sr.imagefiles.limits import UnfitError, check_input
 from idas_sr.imagefiles.metadata import Metadata, collect, fitting_profile, orientation_of
 from idas_sr.imagefiles.wide import read_wide, wide_channels
+from idas_sr.images import pixels_of
+
+Found = TypeVar("Found")
 
 MAX_BYTES = 2**31
 """Of a file that is read; a larger one is no picture that fits into memory."""
@@ -61,11 +65,31 @@ def read_picture(
             twice ``PIL.Image.MAX_IMAGE_PIXELS``, above which Pillow takes it for a decompression bomb, a side above
             ``MAX_SIDE``, or more pixels than fit into free memory. The message is one sentence that names the file.
     """
+    return _opened(path, content, lambda image, content: _decode(image, content, check))
+
+
+def read_rgb(path: str | Path, content: bytes | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 of a picture file, upright: all that training and measuring look at.
+
+    Colour profiles and what lies under transparency are left as they are, 16 bits become 8.
+
+    Args:
+        path, content: as of ``read_picture``.
+
+    Raises:
+        ValueError: as ``read_picture``, less its limits on sides and memory.
+    """
+    pixels = _opened(path, content, lambda image, _: pixels_of(image))
+    return pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
+
+
+def _opened(path: str | Path, content: bytes | None, decode: Callable[[Image.Image, bytes], Found]) -> Found:
+    """What ``decode`` makes of a file; every error becomes one sentence that names it."""
     try:
         if content is None:
             content = read_content(path)
         with Image.open(io.BytesIO(content), formats=READABLE) as image:
-            return _decode(image, content, check)
+            return decode(image, content)
     except UnfitError as error:
         raise ValueError(f"{path} cannot be restored: {error}.") from error
     except UnidentifiedImageError as error:
