@@ -50,6 +50,8 @@ PATIENCE = 120  # seconds until a process that does not do what it should is giv
 
 def train_stage_here(settings: Sequence[str], rank: int, world: int, port: int, stage: str) -> None:
     """What one process does; several find one another as torchrun would have told them."""
+    # A job of its own, for signals that reach all of it.
+    os.setpgid(0, 0)
     torch.set_num_threads(1)
     os.environ["ACCELERATE_USE_CPU"] = "true"
     if world > 1:
@@ -178,9 +180,10 @@ def test_sigterm_saves_and_goes(photographs: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finish(start([*settings, f"train.run_dir={whole}"]))
     settings.append(f"train.run_dir={parts}")
-    processes = start(settings)
+    # With readers, which the signal reaches too.
+    processes = start([*settings, "data.workers=2"])
     wait(lambda: steps_taken(parts) >= 20, processes)
-    processes[0].terminate()
+    os.killpg(processes[0].pid or 0, signal.SIGTERM)
     finish(processes, status=128 + signal.SIGTERM)
     state = load_latest(parts / "checkpoints")
     assert state is not None and state["step"] == steps_taken(parts) >= 20

@@ -1,11 +1,17 @@
 """Training on real photographs: the five stages in a row, exact resume, and what a run leaves behind."""
 
+import contextlib
 import json
+import multiprocessing
+import os
 import random
 import resource
 import runpy
+import signal
 import subprocess
 import sys
+import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +30,10 @@ from idas_sr.methods.task import Batch, Task
 from idas_sr.networks.store import load_parts
 from idas_sr.training import run
 from idas_sr.training.checkpoint import load_latest, save_checkpoint
-from idas_sr.training.errors import TrainingError
+from idas_sr.training.errors import Stopped, TrainingError
 from idas_sr.training.loop import Trainer, train
 from idas_sr.training.run import COMPACT_STAGES, CONFIGS, main, stages_of, train_stage
+from idas_sr.training.stream import Stream
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -399,6 +406,50 @@ def test_two_processes_see_the_stream_of_one(photographs: Path, start: int) -> N
     assert whole[0] == [4 * start + i for i in range(4)] and len(StepSampler(start, start + 3, 4)) == 3
     with pytest.raises(ValueError, match="batch_size 4"):
         StepSampler(0, 1, 4, 0, 3)
+
+
+def in_a_job_of_its_own(config: Config) -> None:
+    os.setpgid(0, 0)
+    try:
+        train_stage(config)
+    except Stopped:
+        sys.exit(128 + signal.SIGTERM)
+
+
+def test_sigterm_to_a_whole_job_reaches_its_readers_and_leaves_a_checkpoint(photographs: Path, tmp_path: Path) -> None:
+    settings = ["train.steps=100000", "train.log_every=1", "train.save_every=100000", "data.workers=2"]
+    config = stage_config("0-autoencoder", photographs, tmp_path, *settings)
+    folder = Path(config.train.run_dir)
+    job = multiprocessing.get_context("fork").Process(target=in_a_job_of_its_own, args=(config,))
+    job.start()
+    assert job.pid is not None
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "log.jsonl").is_file() or not (folder / "log.jsonl").read_text().endswith("\n"):
+            assert job.is_alive() and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(job.pid, signal.SIGTERM)
+        # The stream is unfinished here, so its readers have to be ended.
+        job.join(30)
+        assert job.exitcode == 128 + signal.SIGTERM
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+    state = load_latest(folder / "checkpoints")
+    assert state is not None and state["step"] == len((folder / "log.jsonl").read_text().splitlines())
+
+
+def test_a_reader_is_ended_by_its_parent_and_by_no_one_else(photographs: Path, tmp_path: Path) -> None:
+    config = stage_config("0-autoencoder", photographs, tmp_path, "train.steps=30", "data.workers=1")
+    stream = Stream(config, *build_photographs(config), Accelerator()).steps(0)
+    next(stream)
+    (reader,) = multiprocessing.active_children()
+    subprocess.run(["kill", str(reader.pid)], check=True)
+    # More than a reader reads ahead.
+    assert len(list(islice(stream, 20))) == 20 and reader.is_alive()
+    reader.terminate()
+    reader.join(10)
+    assert reader.exitcode == 0
 
 
 def test_sample_depends_on_seed_and_index_alone(photographs: Path) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from idas_sr.config import Config
 from idas_sr.data.photographs import Collate, Photographs, StepSampler
 from idas_sr.methods.task import Batch
+from idas_sr.training.interruption import heed_parent, held_back
 
 SHARED = 8
 """Draws that all samples of a step have in common, in all processes and micro-batches."""
@@ -63,10 +64,13 @@ class Stream:
             collate_fn=self.collate,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=heed_parent,
             # Otherwise the loader would take its workers' seed from the global generator.
             generator=torch.Generator(),
         )
-        for batch in loader:
+        with held_back():
+            batches = iter(loader)
+        for batch in batches:
             moved = {
                 name: value if name in ("seed", "rngs") else value.to(self.device) for name, value in batch.items()
             }
