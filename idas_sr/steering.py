@@ -61,6 +61,11 @@ def reschedule_s4(sigma: Tensor, end: Tensor, realism: Tensor) -> Tensor:
 
 
 RESCHEDULES = {"s2": reschedule_s2, "s4": reschedule_s4}
+NEEDED = {
+    "noise": "inversion noise and this anchor has none; use a method that estimates it",
+    "spread": "the spread of the inversion noise; use a method with a Gaussian head",
+}
+"""Part of an anchor -> what is said where it is missing."""
 
 
 class Steering(ABC):
@@ -76,6 +81,8 @@ class Steering(ABC):
     """Whether the state's noise level is the one that the declared timestep promises, for every realism."""
     dial: bool = True
     """Whether realism changes anything."""
+    needs: ClassVar[tuple[str, ...]] = ("noise",)
+    """Parts of the anchor, of NEEDED, that it works with."""
 
     def __init__(self, reschedule: str = "s2", round_timestep: bool = False, **end_point: object) -> None:
         if reschedule not in RESCHEDULES:
@@ -103,12 +110,11 @@ class Steering(ABC):
             origin: (row, column) of this window on the noise canvas, or one per sample, for tiles.
 
         Raises:
-            ValueError: realism outside [0, 1], or an anchor without noise.
+            ValueError: realism outside [0, 1], or an anchor without what this steering needs.
         """
-        if anchor.noise is None:
-            raise ValueError(
-                f"{type(self).__name__} needs inversion noise and this anchor has none; use a method that estimates it."
-            )
+        for part in self.needs:
+            if getattr(anchor, part) is None:
+                raise ValueError(f"{type(self).__name__} needs {NEEDED[part]}.")
         r = torch.as_tensor(realism, dtype=torch.float32, device=z_lq.device).expand(len(z_lq))
         if not bool(((r >= 0) & (r <= 1)).all()):
             raise ValueError(f"realism must lie between 0 and 1, not {realism}.")
@@ -119,9 +125,11 @@ class Steering(ABC):
             timestep = timestep.round()
         sigma = schedule.sigma(timestep)
         position = self._position(timestep, sigma, r, schedule)
-        keep, fresh, level = self._weights(sigma, schedule.sigma(position), r)
-        state = z_lq if anchor.deviation is None else z_lq - anchor.deviation
-        state = state + unsqueeze_like(keep, state) * anchor.noise
+        signal, _, target = schedule.coef(position)
+        keep, fresh, level = self._weights(sigma, target, r)
+        state = self._centre(anchor, z_lq, signal)
+        if anchor.noise is not None:
+            state = state + unsqueeze_like(keep, state) * anchor.noise
         if bool((fresh != 0).any()):
             # Not even drawn at realism 0, where the result must not depend on a seed.
             _, channels, height, width = state.shape
@@ -134,6 +142,10 @@ class Steering(ABC):
         # Exactly the anchor's at 0: no round trip through exp and log.
         position = torch.where(realism == 0, timestep, torch.maximum(target, timestep))
         return position.round() if self.round_timestep else position
+
+    def _centre(self, anchor: Anchor, z_lq: Tensor, signal: Tensor) -> Tensor:
+        """(B, C, h, w) that noise is added to; ``signal`` (B,) is the schedule's at t_r."""
+        return z_lq if anchor.deviation is None else z_lq - anchor.deviation
 
     def _shaped(self, drawn: Tensor, anchor: Anchor) -> Tensor:
         """White noise (B, C, h, w) as this steering adds it."""
@@ -199,24 +211,13 @@ class Temperature(NoiseOnly):
         tau: temperature, 1 in InvSR; None: it is the realism, from the mean at 0 to a sample at 1.
     """
 
+    needs = ("noise", "spread")
+
     def __init__(self, tau: float | None = None) -> None:
         super().__init__()
         if tau is not None and not 0 <= tau <= 1:
             raise ValueError(f"tau must lie between 0 and 1, not {tau}.")
         self.tau, self.dial = tau, tau is None
-
-    def __call__(
-        self,
-        anchor: Anchor,
-        z_lq: Tensor,
-        realism: float | Tensor,
-        seeds: Sequence[int],
-        schedule: NoiseSchedule,
-        origin: Origin = (0, 0),
-    ) -> Steered:
-        if anchor.spread is None:
-            raise ValueError("Temperature needs the spread of the inversion noise; use a method with a Gaussian head.")
-        return super().__call__(anchor, z_lq, realism, seeds, schedule, origin)
 
     def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return sigma, sigma * (realism if self.tau is None else self.tau), sigma
@@ -244,6 +245,7 @@ class AsIs(Steering):
 
     paired = False
     dial = False
+    needs = ()
 
     def __init__(self, formula: str = "declared") -> None:
         super().__init__()
@@ -251,25 +253,18 @@ class AsIs(Steering):
             raise ValueError(f"formula must be one of {', '.join(FORMULAS)}, not {formula!r}.")
         self.constant = FORMULAS[formula]
 
-    def __call__(
-        self,
-        anchor: Anchor,
-        z_lq: Tensor,
-        realism: float | Tensor,
-        seeds: Sequence[int],
-        schedule: NoiseSchedule,
-        origin: Origin = (0, 0),
-    ) -> Steered:
-        timestep = anchor.timestep.detach()
-        nothing = torch.zeros_like(timestep)
-        signal, _, sigma = schedule.coef(
-            timestep if self.constant is None else torch.full_like(timestep, self.constant)
-        )
+    def _position(self, timestep: Tensor, sigma: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
+        return timestep if self.constant is None else torch.full_like(timestep, self.constant)
+
+    def _declared(self, timestep: Tensor, position: Tensor) -> Tensor:
+        return timestep
+
+    def _centre(self, anchor: Anchor, z_lq: Tensor, signal: Tensor) -> Tensor:
         # In VE coordinates: the backbone multiplies by the signal again on the way into the UNet.
-        return Steered(timestep, sigma, nothing, nothing, z_lq / unsqueeze_like(signal, z_lq))
+        return z_lq / unsqueeze_like(signal, z_lq)
 
     def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.zeros_like(sigma), torch.zeros_like(sigma), sigma
+        return torch.zeros_like(sigma), torch.zeros_like(sigma), target
 
 
 STEERINGS: dict[str, type[Steering]] = {
