@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from idas_sr import losses as terms
 from idas_sr.data.ordered import degrade_batch
-from idas_sr.methods.task import Batch, Losses, Task, gathered
+from idas_sr.methods.stages import NetworkTask
+from idas_sr.methods.task import Batch, Losses, gathered
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.degradation_scores import FOLDER, DegradationScores
-from idas_sr.networks.store import save_parts
 
 SCORES = ("blur", "noise")
 
 
-class DegradationScoresTask(Task):
+class DegradationScoresTask(NetworkTask):
     """Blur and noise of known level; compression as a nuisance that must not move either score (ours).
 
     Args:
@@ -28,6 +27,9 @@ class DegradationScoresTask(Task):
         absent: share of samples without blur, without noise, and without compression.
     """
 
+    folder = FOLDER
+    network: DegradationScores
+
     def __init__(
         self,
         backbone: LatentBackbone,
@@ -36,12 +38,9 @@ class DegradationScoresTask(Task):
         hidden: int = 512,
         absent: float = 0.2,
     ) -> None:
-        super().__init__()
-        self.backbone, self.weights, self.absent = backbone, weights, absent
+        super().__init__(backbone, weights)
+        self.absent = absent
         self.network = DegradationScores(width, hidden)
-
-    def trainable(self) -> dict[str, list[nn.Module]]:
-        return {"generator": [self.network]}
 
     def degraded(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pictures (B, 3, h, w) in [0, 1], and the levels (B, 2) of blur and noise."""
@@ -66,7 +65,3 @@ class DegradationScoresTask(Task):
     @torch.no_grad()
     def grid(self, batch: Batch) -> Tensor:
         return self.degraded(batch)[0]
-
-    def save(self, folder: Path) -> None:
-        save_parts(folder, self.backbone)
-        self.network.save_pretrained(folder / FOLDER)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from idas_sr import losses as terms
 from idas_sr.data.ordered import KINDS, degrade_batch
-from idas_sr.methods.task import Batch, Losses, Task, draw, gathered, shared_draw, to_signed
+from idas_sr.methods.stages import NetworkTask
+from idas_sr.methods.task import Batch, Losses, draw, gathered, shared_draw, to_signed
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.hd_clip import FOLDER, HDCLIP, LEVELS, SHARPNESS, Described
-from idas_sr.networks.store import save_parts
 from idas_sr.noise import canvas_noise
 from idas_sr.resample import upsample
 from idas_sr.schedule import unsqueeze_like
@@ -22,7 +21,7 @@ from idas_sr.schedule import unsqueeze_like
 TEMPERATURE = 0.1
 
 
-class HDClipTask(Task):
+class HDClipTask(NetworkTask):
     """Two differently degraded views of each small picture; all losses are ours, the paper's are not public.
 
     Args:
@@ -38,6 +37,9 @@ class HDClipTask(Task):
         window: side in pixels of the clean picture's window that the loss ``noise`` encodes.
     """
 
+    folder = FOLDER
+    network: HDCLIP
+
     def __init__(
         self,
         backbone: LatentBackbone,
@@ -50,8 +52,7 @@ class HDClipTask(Task):
         margin: float = 0.02,
         window: int = 64,
     ) -> None:
-        super().__init__()
-        self.backbone, self.weights = backbone, weights
+        super().__init__(backbone, weights)
         self.absent, self.margin, self.window = absent, margin, window
         _, length, token_width = backbone.prompt.tokens.shape
         common = {"embedding": embedding, "kinds": len(KINDS), "levels": tuple(levels), "tokens": (length, token_width)}
@@ -140,10 +141,6 @@ class HDClipTask(Task):
     @torch.no_grad()
     def grid(self, batch: Batch) -> Tensor:
         return self.views(batch)[0]
-
-    def save(self, folder: Path) -> None:
-        save_parts(folder, self.backbone)
-        self.network.save_pretrained(folder / FOLDER)
 
 
 def info_nce(first: Tensor, second: Tensor) -> Tensor:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from idas_sr.data.corruptions import add_gaussian_noise, blur, compress_pillow
 from idas_sr.data.kernels import bell_kernel
 from idas_sr.losses import FeatureDistance
-from idas_sr.methods.task import Batch, Losses, Task, draw, to_signed
+from idas_sr.methods.stages import NetworkTask
+from idas_sr.methods.task import Batch, Losses, draw, to_signed
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.latent_perceptual import FOLDER, LatentPerceptual
-from idas_sr.networks.store import save_parts
 
 KINDS = ("blur", "noise", "compression")
 
@@ -30,7 +29,7 @@ def corrupt(image: Tensor, kind: int, level: float, seed: int) -> Tensor:
     return compress_pillow(image, round(95 - 85 * level))
 
 
-class LatentPerceptualTask(Task):
+class LatentPerceptualTask(NetworkTask):
     """Tells the kind and the level of a degradation from the latent alone; optionally follows a distance on pixels.
 
     Args:
@@ -41,6 +40,9 @@ class LatentPerceptualTask(Task):
         teacher: SqueezeNet's feature distance.
     """
 
+    folder = FOLDER
+    network: LatentPerceptual
+
     def __init__(
         self,
         backbone: LatentBackbone,
@@ -48,12 +50,9 @@ class LatentPerceptualTask(Task):
         widths: tuple[int, ...] = (48, 96, 128),
         teacher: FeatureDistance | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone, self.weights, self.teacher = backbone, weights, teacher
+        super().__init__(backbone, weights)
+        self.teacher = teacher
         self.network = LatentPerceptual(backbone.latent_channels, tuple(widths), len(KINDS))
-
-    def trainable(self) -> dict[str, list[nn.Module]]:
-        return {"generator": [self.network]}
 
     @torch.no_grad()
     def _corrupted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,7 +85,3 @@ class LatentPerceptualTask(Task):
     @torch.no_grad()
     def grid(self, batch: Batch) -> Tensor:
         return torch.cat([self._corrupted(batch)[0], batch["hq"]])
-
-    def save(self, folder: Path) -> None:
-        save_parts(folder, self.backbone)
-        self.network.save_pretrained(folder / FOLDER)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from idas_sr.methods.task import Batch, Losses, Task, channel_statistics, draw, to_signed, to_unit
+from idas_sr.methods.stages import BackboneTask
+from idas_sr.methods.task import Batch, Losses, channel_statistics, draw, to_signed, to_unit
 from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.pca import start_from_pca
-from idas_sr.networks.store import save_parts
 from idas_sr.noise import canvas_noise
 from idas_sr.resample import upsample
 from idas_sr.schedule import unsqueeze_like
 
 
-class AutoencoderTask(Task):
+class AutoencoderTask(BackboneTask):
     """Stage 0: reconstruct photographs (L1) from latents that carry a little noise, so that the decoder forgives some.
 
     Args:
@@ -37,8 +36,7 @@ class AutoencoderTask(Task):
         raw_std: float = 0.5,
         exponent: float = 0.5,
     ) -> None:
-        super().__init__()
-        self.backbone, self.weights = backbone, weights
+        super().__init__(backbone, weights)
         self.latent_noise, self.raw_std, self.exponent = latent_noise, raw_std, exponent
 
     def trainable(self) -> dict[str, list[nn.Module]]:
@@ -80,11 +78,8 @@ class AutoencoderTask(Task):
             *channel_statistics(self.backbone.encode_raw(to_signed(batch["hq"])) for batch in batches)
         )
 
-    def save(self, folder: Path) -> None:
-        save_parts(folder, self.backbone)
 
-
-class PriorTask(Task):
+class PriorTask(BackboneTask):
     """Stage 1: the small stand-in for a text-to-image prior: predict the noise in noised latents.
 
     It is told `clean` for latents of photographs, `degraded` for latents of upsampled low-quality ones and `none` for
@@ -106,8 +101,7 @@ class PriorTask(Task):
         degraded_prob: float = 0.2,
         none_prob: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.backbone, self.weights = backbone, weights
+        super().__init__(backbone, weights)
         self.t_min, self.t_max = t_min, t_max
         self.degraded_prob, self.none_prob = degraded_prob, none_prob
 
@@ -149,6 +143,3 @@ class PriorTask(Task):
         signal, amplitude, _ = (unsqueeze_like(c, z0) for c in self.backbone.schedule.coef(timestep))
         estimate = (z_t - amplitude * self.backbone.predict_eps(z_t, timestep, tokens)) / signal
         return torch.cat([to_unit(self.backbone.decode(z)) for z in (z_t / signal, estimate, z0)])
-
-    def save(self, folder: Path) -> None:
-        save_parts(folder, self.backbone)

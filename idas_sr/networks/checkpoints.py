@@ -152,6 +152,23 @@ def load_component(kind: Any, folder: Path) -> Any:
     return network.float().eval().requires_grad_(False)
 
 
+def load_trained(kind: Any, run: str | Path, folder: str, what: str, hint: str) -> Any:
+    """The network of class ``kind`` in ``folder`` of the result of a training run, as by ``load_component``.
+
+    Args:
+        what: name of such a network.
+        hint: the configuration to train one with, and what to do with its run directory.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: its weights are not those of its configuration.
+    """
+    place = Path(run) / "model" / folder
+    if not (place / "config.json").is_file():
+        raise FileNotFoundError(f"There is no {what} in {run}; train one with {hint}.")
+    return load_component(kind, place)
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a checkpoint holds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from idas_sr.networks.checkpoints import load_component
+from idas_sr.networks.checkpoints import load_trained
 
 FOLDER = "degradation_scores"
 """Of the network, in the result of the stage that trains it."""
 
+Activation = Callable[[Tensor], Tensor]
 
 GAIN = 12.0
 """Of fine detail: one grey level becomes a tenth."""
@@ -28,6 +30,27 @@ def fine_detail(image: Tensor) -> Tensor:
     """
     smooth = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
     return (GAIN * (image - smooth)).tanh()
+
+
+class Residual(nn.Module):
+    """Two convolutions that start as nothing: without normalisation a deep network has to start as a shallow one.
+
+    Args:
+        channels: of input and output.
+        between: activation between the convolutions.
+        before: activation before them; None: none.
+    """
+
+    def __init__(self, channels: int, between: Activation = F.relu, before: Activation | None = None) -> None:
+        super().__init__()
+        self.between, self.before = between, before
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w), twice."""
+        return x + self.second(self.between(self.first(x if self.before is None else self.before(x))))
 
 
 class DegradationScores(ModelMixin, ConfigMixin):
@@ -56,7 +79,7 @@ class DegradationScores(ModelMixin, ConfigMixin):
 class _Branch(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        stages = [nn.Sequential(_Block(n), _Block(n)) for n in (width, width, width, 2 * width)]
+        stages = [nn.Sequential(Residual(n), Residual(n)) for n in (width, width, width, 2 * width)]
         self.enter = nn.Conv2d(6, width, 3, padding=1)
         self.fine = nn.Sequential(*stages[:3])
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
@@ -68,17 +91,6 @@ class _Branch(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-class _Block(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(x)))
-
-
 def load_degradation_scores(run: str | Path) -> DegradationScores:
     """The network that the run ``run`` of configs/train/degradation-scores.yaml trained, frozen.
 
@@ -86,11 +98,9 @@ def load_degradation_scores(run: str | Path) -> DegradationScores:
         FileNotFoundError: it is not there.
         ValueError: its weights are not those of its configuration.
     """
-    folder = Path(run) / "model" / FOLDER
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"There is no degradation estimator in {run}; train one with configs/train/degradation-scores.yaml and "
-            "give its run directory as estimator.scores (null: random weights, to try things)."
-        )
-    network: DegradationScores = load_component(DegradationScores, folder)
+    hint = (
+        "configs/train/degradation-scores.yaml and give its run directory as estimator.scores (null: random weights, "
+        "to try things)"
+    )
+    network: DegradationScores = load_trained(DegradationScores, run, FOLDER, "degradation estimator", hint)
     return network

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from idas_sr.networks.checkpoints import load_component
-from idas_sr.networks.degradation_scores import fine_detail
+from idas_sr.networks.degradation_scores import Residual, fine_detail
 from idas_sr.networks.library import MODELS
 
 FOLDER = "hdclip"
@@ -62,7 +62,8 @@ class SmallEncoder(nn.Module):
         self.enter = nn.Conv2d(6, width, 3, padding=1)
         # None at full resolution, where they would cost as much as all others together.
         self.blocks = nn.ModuleList(
-            nn.ModuleList(_Residual(n) for _ in range(2 if level else 0)) for level, n in enumerate(widths)
+            nn.ModuleList(Residual(n, F.silu, F.silu) for _ in range(2 if level else 0))
+            for level, n in enumerate(widths)
         )
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.features = 2 * sum(widths)
@@ -79,18 +80,6 @@ class SmallEncoder(nn.Module):
             spread = active.var((2, 3), correction=0)
             pooled += [active.mean((2, 3)), (spread + 1e-4).sqrt()]
         return torch.cat(pooled, dim=1)
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        # Without normalisation a deep network has to start as a shallow one.
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
 
 
 class ClipEncoder(nn.Module):

@@ -10,6 +10,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from idas_sr.networks.checkpoints import load_trained
+
 FOLDER = "latent_perceptual"
 """Of the network, in the result of the stage that trains it."""
 
@@ -68,15 +70,13 @@ def load_latent_perceptual(run: str | Path, latent_channels: int) -> LatentPerce
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it was trained on latents of another backbone.
+        ValueError: it was trained on latents of another backbone, or its weights are not those of its configuration.
     """
-    folder = Path(run) / "model" / FOLDER
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"There is no latent perceptual network in {run}; train one with configs/train/latent-perceptual.yaml and "
-            "give its run directory as method.args.latent_perceptual, or do without (loss.latent_perceptual=0)."
-        )
-    network: LatentPerceptual = LatentPerceptual.from_pretrained(folder, torch_dtype=torch.float32)
+    hint = (
+        "configs/train/latent-perceptual.yaml and give its run directory as method.args.latent_perceptual, or do "
+        "without (loss.latent_perceptual=0)"
+    )
+    network: LatentPerceptual = load_trained(LatentPerceptual, run, FOLDER, "latent perceptual network", hint)
     if network.config["latent_channels"] != latent_channels:
         raise ValueError(f"The latent perceptual network in {run} was trained on another backbone's latents.")
-    return network.eval().requires_grad_(False)
+    return network

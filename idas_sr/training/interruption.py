@@ -42,8 +42,8 @@ class Interruption:
             signal.signal(signal.SIGTERM, self.previous)
 
 
-# Schedulers send SIGTERM to every process of a job. A reader that dies of it takes the step with it, before the state is
-# saved; one that ignores it cannot be ended by its own parent, which then waits for it for ever.
+# Schedulers send SIGTERM to every process of a job. A reader that dies of it takes the step with it, before the state
+# is saved; one that ignores it cannot be ended by its own parent, which then waits for it for ever.
 _SENDER_IS_KNOWN = hasattr(signal, "sigwaitinfo")
 
 
