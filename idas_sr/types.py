@@ -12,6 +12,7 @@ backbone. A timestep is a float index into ``alphas_cumprod``: 0 is almost clean
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -89,10 +90,19 @@ class Condition:
 
     def detach(self) -> Condition:
         """The same tokens without their gradient."""
-        every = (self.positive, self.negative, self.empty)
-        positive, negative, empty = (None if tokens is None else tokens.detach() for tokens in every)
-        assert positive is not None
-        return Condition(positive, negative, empty)
+        return self._each(Tensor.detach)
+
+    def averaged(self) -> Condition:
+        """The mean over the batch, as a batch of one: of tokens that are all equal, exactly these."""
+        return self._each(lambda tokens: tokens[:1] + (tokens - tokens[:1]).mean(0, keepdim=True))
+
+    def expand(self, count: int) -> Condition:
+        """Of a batch of one: the same for ``count`` pictures."""
+        return self._each(lambda tokens: tokens.expand(count, -1, -1))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        negative, empty = (None if tokens is None else change(tokens) for tokens in (self.negative, self.empty))
+        return Condition(change(self.positive), negative, empty)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,14 @@ from idas_sr.imagefiles.formats import Encoding
 from idas_sr.imagefiles.reading import read_picture
 from idas_sr.imagefiles.writing import save_rows
 from idas_sr.methods.tiles import Tiles
+from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.shared import PictureStatistics, SharedStatistics
+from idas_sr.networks.visual_prompt import VisualPrompt
 from idas_sr.pipeline import IDaSSRPipeline
 from idas_sr.planning import Plan, choose_plan, is_out_of_memory
 from idas_sr.resample import resize, upsample
 from idas_sr.tiling import Axis, Grid, Window, tiled
+from idas_sr.types import Condition
 
 COFFEE = data.coffee()[:96, 100:228]
 SMALL = COFFEE[:64]
@@ -204,6 +207,35 @@ def test_every_tile_is_anchored_at_the_pictures_position() -> None:
     whole = pipe(COFFEE, tile=0, return_trace=True).trace
     assert len(set(by_itself.tolist())) == len(told) > 1
     assert whole is not None and float(told[0]) == pytest.approx(whole[0]["t_hat"], rel=0.05)
+
+
+class Says(nn.Module):
+    """The same of every picture."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, lq: Tensor, backbone: LatentBackbone) -> Condition:
+        return Condition(self.tokens.expand(len(lq), -1, -1))
+
+
+def test_every_tile_is_told_what_the_whole_picture_is() -> None:
+    pipe, looking, plan = tiny_pipeline(), VisualPrompt(8, encoder_width=16).eval(), Plan.of_tile(48, 4)
+    method = pipe.restorer
+
+    def rows(conditioner: nn.Module) -> Tensor:
+        method.conditioner = conditioner
+        return torch.cat([band.clone() for band in tiles_of(pipe, plan).bands()], dim=1)
+
+    with torch.inference_mode():
+        restored = rows(looking)
+        tiles = tiles_of(pipe, plan)
+        places = (tiles.grid.row(0), [Window(0, 0, tiles.height, tiles.width)])
+        parts, whole = (looking(tiles.cut(windows), method.backbone).positive for windows in places)
+        told = tiles.condition.positive
+        assert torch.equal(restored, rows(Says(told))) and not torch.equal(restored, rows(Says(parts[:1])))
+    assert told.shape == (1, 17, 8) and (told - whole).norm() < (parts - whole).flatten(1).norm(dim=1).max()
 
 
 def test_one_position_per_picture(tiny: IDaSSRPipeline) -> None:

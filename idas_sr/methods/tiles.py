@@ -1,7 +1,8 @@
 """A picture of any size by tiles: what belongs to the whole of it is measured first, every tile is restored with it.
 
 Belongs to the whole picture: its severity and with it the timestep, the statistics of normalisations
-(`idas_sr.networks.shared`), and the noise canvas. Everything else is local, and tiles see enough around them.
+(`idas_sr.networks.shared`), what a conditioner says of it, and the noise canvas. Everything else is local, and tiles
+see enough around them.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Tiles:
         self.grid = Grid.cover(self.height, self.width, plan.tile, plan.overlap, method.multiple)
         samples = self._samples()
         self.statistics = SharedStatistics(method, enabled=plan.samples > 0)
+        # Told something else of every tile, the network would make another picture of each.
+        self.condition = method.conditioner(self.cut(samples), method.backbone).averaged()
         self.severity = self._survey(samples)
         with self.statistics.measured(SAMPLE_MARGIN):
             self.sample = self._restore(samples)
@@ -96,7 +99,8 @@ class Tiles:
         if isinstance(realism, RealismMap):
             # Levels are the whole picture's, so every tile is restored at the same ones.
             realism = replace(realism, values=self._cut(realism.values[0], windows))
-        return self.method.restore(lq, realism, [self.seed] * len(lq), origin=origins, severity=severity)
+        seeds, condition = [self.seed] * len(lq), self.condition.expand(len(lq))
+        return self.method.restore(lq, realism, seeds, condition, origin=origins, severity=severity)
 
     def _survey(self, samples: list[Window]) -> Tensor:
         """(1, K) mean of the severity map over the picture."""
