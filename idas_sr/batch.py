@@ -18,6 +18,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from idas_sr import recipe as recipes
+from idas_sr.dial import CALIBRATED
 from idas_sr.imagefiles.formats import EXTENSIONS, READABLE, Encoding
 from idas_sr.imagefiles.limits import check_output
 from idas_sr.imagefiles.maps import map_for, read_map
@@ -96,15 +98,17 @@ class Settings:
 
     Attributes:
         model: fingerprint of the weights.
+        realism: a number or ``auto``; None leaves it to the method.
         extra: steering and other settings of the method, JSON values.
         watermark: written across every output; for pictures that are no results.
         encoding: how outputs are written.
         size: of every output in pixels; takes the place of ``upscale``.
         realism_map: file or folder of maps that take the place of ``realism``, see ``map_for``.
+        dial: unit of ``realism`` and of maps, entry of DIALS.
     """
 
     model: str
-    realism: float | None
+    realism: float | str | None
     seed: int
     upscale: float
     color_fix: str
@@ -116,6 +120,7 @@ class Settings:
     encoding: Encoding = Encoding()  # noqa: RUF009  (frozen)
     size: TargetSize | None = None
     realism_map: Path | None = None
+    dial: str = CALIBRATED
 
     def recipe(self, content: bytes, job: Job | None = None) -> str:
         """JSON text that is equal for equal outputs; ``content`` are the bytes of the input file.
@@ -131,12 +136,12 @@ class Settings:
             found = None if job is None else map_for(self.realism_map, job.name).read_bytes()
             recipe |= {"realism": None, "realism_map": found and hashlib.sha256(found).hexdigest()}
         if recipe["realism"] == 0:
-            # No fresh noise is drawn there, so the file must not differ either.
-            del recipe["seed"]
+            # No fresh noise is drawn there, whatever the unit, so the file must not differ either.
+            del recipe["seed"], recipe["dial"]
         return json.dumps(recipe, sort_keys=True)
 
-    def realism_of(self, job: Job) -> float | Tensor | None:
-        """A number, or the job's map; None leaves it to the method.
+    def realism_of(self, job: Job) -> float | str | Tensor | None:
+        """A number, ``auto``, or the job's map; None leaves it to the method.
 
         Raises:
             ValueError: the map is missing or no picture.
@@ -275,12 +280,12 @@ def restore_files(
 
 @dataclass(frozen=True)
 class _Ready:
-    """A picture that was read, the recipe of its output, and its realism: a number or a map."""
+    """A picture that was read, the settings of its output as text, and its realism: a number, ``auto`` or a map."""
 
     job: Job
     picture: PictureFile
     recipe: str
-    realism: float | Tensor | None
+    realism: float | str | Tensor | None
 
     @property
     def pixels(self) -> int:
@@ -289,9 +294,10 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Restored:
-    """A restored picture that is not written yet."""
+    """A restored picture that is not written yet, and the recipe that its file will hold."""
 
     ready: _Ready
+    recipe: str
     image: Tensor
     seconds: float
     trace: dict[str, float]
@@ -315,7 +321,7 @@ def _read(job: Job, settings: Settings, resume: bool) -> Outcome | _Ready:
     try:
         content = job.content()
         recipe = settings.recipe(content, job)
-        if resume and read_recipe(job.target) == recipe:
+        if resume and recipes.has_settings(read_recipe(job.target), recipe):
             return Outcome(job, "skipped", "made before from the same input with the same settings")
         picture = read_picture(str(job), content, partial(settings.size_of, job))
         return _Ready(job, picture, recipe, settings.realism_of(job))
@@ -375,6 +381,7 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
             output_type="pt",
             return_trace=True,
             tile=settings.extra.get("tile", "auto"),
+            dial=settings.dial,
         )
     except (RuntimeError, MemoryError, ValueError) as error:
         # Most likely too large together; alone each gets its own chance.
@@ -387,12 +394,15 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
         return
     assert isinstance(result, IDaSSROutput) and result.trace is not None
     seconds = (time.perf_counter() - begin) / len(ready)
-    for one, image, trace in zip(ready, result.images, result.trace, strict=True):
+    for place, (one, image, trace) in enumerate(zip(ready, result.images, result.trace, strict=True)):
         assert isinstance(image, Tensor)
-        yield _Restored(one, image, seconds, trace)
+        # By tiles or with a map, every picture goes through the networks by itself.
+        batch = (0, 1) if "tile" in trace or isinstance(one.realism, Tensor) else (place, len(ready))
+        recipe = recipes.complete(one.recipe, trace, pipeline.device, batch)
+        yield _Restored(one, recipe, image, seconds, trace)
 
 
-def _together(ready: list[_Ready]) -> list[float | Picture] | None:
+def _together(ready: list[_Ready]) -> list[float | str | Picture] | None:
     """Realism of a batch; None where it is the method's own."""
     return [one.realism for one in ready if one.realism is not None] or None
 
@@ -408,16 +418,22 @@ def _is_streamed(pipeline: IDaSSRPipeline, ready: _Ready, settings: Settings) ->
 def _restore_rows(pipeline: IDaSSRPipeline, ready: _Ready, settings: Settings) -> Outcome:
     job, picture, begin = ready.job, ready.picture, time.perf_counter()
     size = settings.size_of(job, *picture.colour.shape[-2:])
+
+    def write(rows: Iterator[Tensor], trace: dict[str, float]) -> None:
+        recipe = recipes.complete(ready.recipe, trace, pipeline.device)
+        save_rows(rows, size, picture, job.target, settings.encoding, recipe)
+
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         _, trace = pipeline.restore_rows(
             picture.colour,
-            lambda rows: save_rows(rows, size, picture, job.target, settings.encoding, ready.recipe),
+            write,
             ready.realism,
             size,
             settings.seed,
             settings.color_fix,
             settings.extra.get("tile", "auto"),
+            settings.dial,
         )
     except OSError as error:
         return Outcome(job, "failed", f"{job.target} could not be written: {error.strerror or one_line(error)}")
@@ -438,7 +454,7 @@ def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
         (restored,) = to_tensors(stamp(to_pil(restored), settings.watermark))
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        said = save_picture(restored, picture, job.target, settings.encoding, result.ready.recipe)
+        said = save_picture(restored, picture, job.target, settings.encoding, result.recipe)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         return Outcome(job, "failed", f"{job.target} could not be written: {reason}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -181,7 +181,12 @@ class FeatureDistance(nn.Module):
     def forward(self, image: Tensor, target: Tensor, offset: tuple[int, int] = (0, 0)) -> Tensor:
         """(B,) distance of pictures (B, 3, H, W) in [-1, 1], both cut by ``offset`` (rows, columns) first."""
         top, left = offset
-        pairs = zip(self.features(image[..., top:, left:]), self.features(target[..., top:, left:]), strict=True)
+        return self.between(self.features(image[..., top:, left:]), self.features(target[..., top:, left:]))
+
+    @staticmethod
+    def between(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+        """(B,) distance of two results of ``features``."""
+        pairs = zip(first, second, strict=True)
         return torch.stack([(a - b).float().square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 
 

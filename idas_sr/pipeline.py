@@ -32,6 +32,7 @@ from idas_sr.build import BACKBONES, METHODS, build_method, choose, construct
 from idas_sr.color import COLOR_FIXES
 from idas_sr.conditioning import CONDITIONERS
 from idas_sr.config import Component
+from idas_sr.dial import CALIBRATED, DIALS, BySeverity, Calibration
 from idas_sr.finishing import finish
 from idas_sr.hub import HubMixin
 from idas_sr.images import Picture, to_array, to_pil, to_tensors
@@ -61,6 +62,8 @@ MAPS_IN_WORK = 18
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Level = float | RealismMap | BySeverity
+"""What steering is given for one picture."""
 
 
 @dataclass
@@ -71,7 +74,9 @@ class IDaSSROutput(BaseOutput):
         images: list of PIL pictures; or (B, H, W, 3) array / (B, 3, H, W) tensor in [0, 1], a list of single ones where
             the sizes differ.
         trace: with ``return_trace``, one dict per picture: t_hat (declared timestep), t_r (steered timestep), a_r and
-            b_r (weights of inversion and fresh noise); else None.
+            b_r (weights of inversion and fresh noise); with a dial also realism (its calibrated position) and raw (what
+            steering was given); of a picture restored by tiles also tile, overlap (input pixels), at_once and samples
+            of its plan; else None.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
@@ -95,6 +100,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         slots: ``{"conditioner": {"name": ..., "args": {...}}, "guider": {...}}``; None, or one that is not named: the
             method's own.
         options: arguments of the method.
+        calibration: tables of the dial, see ``Calibration.from_config``; None: the dial is the raw one.
     """
 
     # The autoencoder last, so that the UNet has left the device when the decoder's large activations come.
@@ -117,12 +123,13 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         conditioner: ModelMixin | None = None,
         slots: dict[str, Any] | None = None,
         options: dict[str, Any] | None = None,
+        calibration: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(vae=vae, unet=unet, prompt=prompt, scheduler=scheduler, estimator=estimator)
         self.register_modules(conditioner=conditioner)
         self.register_to_config(latents_mean=latents_mean, latents_std=latents_std, method=method, steering=steering)
-        self.register_to_config(slots=slots, options=options)
+        self.register_to_config(slots=slots, options=options, calibration=calibration)
         self._method: Method | None = None
         self._is_placed, self._device = False, torch.device("cpu")
 
@@ -252,7 +259,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         """Be the method that ``method_settings`` describes, with a new conditioner where that is a network."""
         slots = {name: config[name] for name in ("conditioner", "guider") if config.get(name) is not None}
         self.register_to_config(method=config["method"], steering=config.get("steering"), slots=slots or None)
-        self.register_to_config(options=config.get("args"))
+        self.register_to_config(options=config.get("args"), calibration=config.get("calibration"))
         conditioner = None
         if "conditioner" in slots:
             conditioner = construct(CONDITIONERS, "conditioner", Component(**slots["conditioner"]), self._backbone())
@@ -346,6 +353,11 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         return self.config["steering"] or {"name": usual[0], "args": dict(usual[1])}
 
     @property
+    def calibration(self) -> Calibration:
+        """What the model knows about its dial; with another steering than the one it was measured with, nothing."""
+        return Calibration.from_config(self.config["calibration"], self._steering)
+
+    @property
     def restorer(self) -> Method:
         """The method on this pipeline's networks, on their device.
 
@@ -422,16 +434,17 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         return_dict: bool = True,
         return_trace: bool = False,
         memory: Memory | None = None,
-        tile: int | str = "auto",
+        tile: int | str | Plan = "auto",
+        dial: str = CALIBRATED,
     ) -> IDaSSROutput | tuple[Any]:
         """Restore pictures.
 
         Args:
             image: PIL picture, array or tensor in [0, 1], a batch or a list of them; sizes may differ.
             realism: 0 (closest to the input, whatever the seed) to 1 (most detail); one number, a grey map of the
-                picture's shape (PIL, array or tensor, white is 1), or a list with one of them per picture. A map costs
-                one UNet evaluation per level, ``idas_sr.realism.MAX_LEVELS`` at most, and one decoding. Default 0.5;
-                only for methods with a dial.
+                picture's shape (PIL, array or tensor, white is 1), ``auto``, which lets the picture's severity choose,
+                or a list with one of them per picture. A map costs one UNet evaluation per level,
+                ``idas_sr.realism.MAX_LEVELS`` at most, and one decoding. Default 0.5; only for methods with a dial.
             upscale: output size over input size. The network works at 4; other factors resample its result.
             generator: one integer is drawn from it as the seed.
             seed: of the fresh noise, the same for every picture, so that a picture's result does not depend on its
@@ -442,8 +455,10 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             return_trace: also report the positions, see ``IDaSSROutput``.
             memory: of a single picture, see ``Session``, which takes care that it is the same one.
             tile: upper limit of a tile's sides, in pixels of the x4 result; 0: every picture whole; ``auto``: whole
-                where it is small and memory suffices, else tiles that free memory allows. Where memory runs out
-                nevertheless, the picture is started again with a smaller plan, and a warning says so.
+                where it is small and memory suffices, else tiles that free memory allows; or a plan. Where memory runs
+                out nevertheless, the picture is started again with a smaller plan, and a warning says so.
+            dial: unit of realism; ``calibrated``: equal moves are equal steps of feature distance, where the model has
+                a table for its steering, else the same as ``raw``: what steering takes.
 
         Raises:
             ValueError: an argument out of its range; no restoration is started then.
@@ -454,16 +469,15 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             raise ValueError("A memory belongs to one picture; restore several without it.")
         _check(upscale, generator, seed, color_fix, output_type)
         with self._placed():
-            given = zip(per_picture(self._check_realism(realism), len(pictures)), pictures, strict=True)
-            levels = [fit_map(r, *p.shape[-2:]) if isinstance(r, Tensor) else r for r, p in given]
+            levels = self._levels(realism, pictures, dial)
             _check_tile(tile)
             if generator is not None:
                 seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device))
             same_size: dict[tuple[int, ...], list[int]] = {}
             for index, picture in enumerate(pictures):
-                # A picture with a map goes alone: the levels are its own.
-                alone = (index,) if isinstance(levels[index], RealismMap) else ()
-                same_size.setdefault((*picture.shape, *alone), []).append(index)
+                # A picture with a map goes alone: the levels are its own. Those that choose go among themselves.
+                apart = {RealismMap: index, BySeverity: -1}.get(type(levels[index]), -2)
+                same_size.setdefault((*picture.shape, apart), []).append(index)
             results: list[Any] = [None] * len(pictures)
             for indices in same_size.values():
                 lq = torch.stack([pictures[i] for i in indices])
@@ -478,8 +492,10 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             return (images,)
         return IDaSSROutput(images=images, trace=[trace for _, trace in results] if return_trace else None)
 
-    def plan(self, height: int, width: int, tile: int | str = "auto", count: int = 1) -> Plan:
+    def plan(self, height: int, width: int, tile: int | str | Plan = "auto", count: int = 1) -> Plan:
         """How ``count`` pictures of one size would be cut now; ``tile`` as in a call."""
+        if isinstance(tile, Plan):
+            return tile
         method = self.restorer
         if tile == "auto":
             free = free_memory(self._here)
@@ -503,14 +519,38 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         has = self.restorer.choices
         raise ValueError(f"The method {self.config['method']} has no dial; it has {', '.join(has) or 'no options'}.")
 
+    def _levels(self, realism: Realism | None, pictures: Sequence[Tensor], dial: str) -> list[Level]:
+        """What steering is given for each picture, a map on its picture's grid."""
+        if dial not in DIALS:
+            raise ValueError(f"The dial is {' or '.join(DIALS)}, not {dial!r}.")
+        calibration, levels = self.calibration, list[Level]()
+        table = calibration if dial == CALIBRATED else calibration.without_table
+        for given, picture in zip(per_picture(self._check_realism(realism), len(pictures)), pictures, strict=True):
+            if isinstance(given, str):
+                self.check_auto()
+                levels.append(BySeverity(calibration))
+            elif isinstance(given, Tensor):
+                levels.append(fit_map(table.raw_map(given), *picture.shape[-2:]))
+            else:
+                levels.append(table.raw_of(given))
+        return levels
+
+    def check_auto(self) -> None:
+        """Refuse realism ``auto`` where the model has nothing to choose by.
+
+        Raises:
+            ValueError: saying so.
+        """
+        self.calibration.by_severity(torch.zeros(1))
+
     def _restore(
         self,
         lq: Tensor,
-        realism: list[float | RealismMap],
+        realism: list[Level],
         seed: int,
         upscale: float,
         color_fix: str,
-        tile: int | str,
+        tile: int | str | Plan,
         memory: Memory | None,
     ) -> list[tuple[Tensor, dict[str, float]]]:
         """(B, 3, h, w) in [0, 1] -> B times (3, round(h u), round(w u)) in [0, 1] on the CPU, and its trace.
@@ -534,7 +574,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             for rows in finish(tiles.bands(), lq[0], self.restorer.scale, color_fix, size):
                 out[:, top : top + rows.shape[1]] = rows
                 top += rows.shape[1]
-            return [(out, _traces(tiles.sample, 1)[0])]
+            return [(out, self._traces(tiles.sample, 1, plan)[0])]
 
         return self._attempt(attempt, plan, height, width)
 
@@ -542,21 +582,22 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def restore_rows(
         self,
         picture: Tensor,
-        write: Callable[[Iterator[Tensor]], T],
+        write: Callable[[Iterator[Tensor], dict[str, float]], T],
         realism: Realism | None = None,
         size: tuple[int, int] | None = None,
         seed: int = SEED,
         color_fix: str = "none",
-        tile: int | str = "auto",
+        tile: int | str | Plan = "auto",
+        dial: str = CALIBRATED,
     ) -> tuple[T, dict[str, float]]:
         """Restore one picture of any size without ever holding the result.
 
         Args:
             picture: (3, h, w), float in [0, 1] or uint8, on the CPU.
-            write: gets the finished rows from top to bottom, each (3, rows, width) in [0, 1], and must take all of
-                them; called again, from the top, where memory ran out and the plan became smaller.
+            write: gets the finished rows from top to bottom, each (3, rows, width) in [0, 1], and the trace, and must
+                take all of them; called again, from the top, where memory ran out and the plan became smaller.
             size: (height, width) of the result; default four times the picture's.
-            realism, seed, color_fix, tile: as in a call.
+            realism, seed, color_fix, tile, dial: as in a call.
 
         Returns:
             what ``write`` returned, and the trace.
@@ -568,15 +609,15 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         height, width = picture.shape[-2:]
         _check(4.0, None, seed, color_fix, "pt")
         _check_tile(tile)
-        (given,) = per_picture(self._check_realism(realism), 1)
-        level = fit_map(given, height, width) if isinstance(given, Tensor) else given
+        (level,) = self._levels(realism, [picture], dial)
 
         def attempt(plan: Plan) -> tuple[T, dict[str, float]]:
             scale = self.restorer.scale
             tiles = Tiles(self.restorer, picture, level, seed, plan, self._here)
             unit = picture.float() / 255 if picture.dtype == torch.uint8 and color_fix != "none" else picture
             rows = finish(tiles.bands(), unit, scale, color_fix, size or (height * scale, width * scale))
-            return write(rows), _traces(tiles.sample, 1)[0]
+            trace = self._traces(tiles.sample, 1, plan)[0]
+            return write(rows, trace), trace
 
         return self._attempt(attempt, self.plan(height, width, tile), height, width)
 
@@ -603,7 +644,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def _restore_whole(
         self,
         lq: Tensor,
-        realism: list[float | RealismMap],
+        realism: list[Level],
         seed: int,
         upscale: float,
         color_fix: str,
@@ -621,20 +662,29 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             hq = COLOR_FIXES[color_fix](hq, upsample(signed, method.scale))
         hq = (hq / 2 + 0.5).clamp(0, 1)
         hq = resize(hq, target_size(height, width, upscale)).clamp(0, 1)
-        return list(zip(hq.float().cpu(), _traces(result, len(hq)), strict=True))
+        return list(zip(hq.float().cpu(), self._traces(result, len(hq)), strict=True))
+
+    def _traces(self, result: Restored, count: int, plan: Plan | None = None) -> list[dict[str, float]]:
+        """Of ``count`` pictures; the samples of a tiled one, cut by ``plan``, are averaged."""
+        steered = result.steered
+        columns = {"t_hat": result.anchor.timestep, "t_r": steered.timestep, "a_r": steered.keep, "b_r": steered.fresh}
+        if steered.realism is not None:
+            columns["raw"] = steered.realism
+        rows = torch.stack([column.float() for column in columns.values()], dim=1)
+        rows = rows if len(rows) == count else rows.mean(0, keepdim=True)
+        traces = [dict(zip(columns, row, strict=True)) for row in rows.tolist()]
+        for trace in traces:
+            if "raw" in trace:
+                # Single precision, which steering works in, has no more digits.
+                trace["raw"] = round(trace["raw"], 6)
+                trace["realism"] = round(self.calibration.position_of(trace["raw"]), 6)
+            if plan is not None:
+                trace |= {"tile": plan.tile, "overlap": plan.overlap, "at_once": plan.batch, "samples": plan.samples}
+        return traces
 
 
-def _traces(result: Restored, count: int) -> list[dict[str, float]]:
-    """Of ``count`` pictures; the samples of a tiled one are averaged."""
-    steered = result.steered
-    columns = (result.anchor.timestep, steered.timestep, steered.keep, steered.fresh)
-    rows = torch.stack([column.float() for column in columns], dim=1)
-    rows = rows if len(rows) == count else rows.mean(0, keepdim=True)
-    return [dict(zip(("t_hat", "t_r", "a_r", "b_r"), row, strict=True)) for row in rows.tolist()]
-
-
-def _check_tile(tile: int | str) -> None:
-    if tile != "auto" and (not isinstance(tile, int) or tile < 0):
+def _check_tile(tile: int | str | Plan) -> None:
+    if tile != "auto" and not isinstance(tile, Plan) and (not isinstance(tile, int) or tile < 0):
         raise ValueError(f"tile must be 'auto', 0 (whole pictures) or a number of output pixels, not {tile!r}.")
 
 
@@ -653,11 +703,13 @@ def target_size(height: int, width: int, upscale: float) -> tuple[int, int]:
     return max(1, round(height * upscale)), max(1, round(width * upscale))
 
 
-def _amount(realism: list[float | RealismMap], multiple: int, device: torch.device) -> Tensor | RealismMap:
+def _amount(realism: list[Level], multiple: int, device: torch.device) -> Tensor | RealismMap | BySeverity:
     """Of a batch, or of one picture with a map, on the grid of the padded pictures."""
     if isinstance(realism[0], RealismMap):
         values = pad_to_multiple(realism[0].values.to(device), multiple)
         return replace(realism[0], values=values)
+    if isinstance(realism[0], BySeverity):
+        return realism[0]
     return torch.tensor(realism, device=device)
 
 

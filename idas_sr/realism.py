@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from idas_sr.dial import AUTO
 from idas_sr.images import Picture, pixels_of
 from idas_sr.types import Steered
 
-Realism = float | Sequence[float | Picture] | Picture
-"""What callers may give: a number, a map, or a list with one of them per picture."""
+Realism = float | str | Sequence[float | str | Picture] | Picture
+"""What callers may give: a number, a map, ``auto``, or a list with one of them per picture."""
 
 MAX_LEVELS = 5
 """Evaluations that a map costs at most. Between 0 and 1 the levels are then a quarter apart."""
@@ -96,18 +97,20 @@ def over_levels(
         mean = share.mean((1, 2, 3))
         numbers = (steered.timestep, steered.sigma, steered.keep, steered.fresh)
         terms = [*(mean * number for number in numbers), share * steered.state]
+        if steered.realism is not None:
+            terms.append(mean * steered.realism)
         z0 = share * restored if z0 is None else z0 + share * restored
         sums = [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
     assert z0 is not None
     return z0, Steered(*sums)
 
 
-def per_picture(realism: Realism, count: int) -> list[float | Tensor]:
-    """One number, or one map (h, w) in [0, 1], for each of ``count`` pictures; a constant map is a number.
+def per_picture(realism: Realism, count: int) -> list[float | Tensor | str]:
+    """One number, ``auto``, or one map (h, w) in [0, 1], for each of ``count`` pictures; a constant map is a number.
 
     Args:
-        realism: a number in [0, 1]; a map as grey PIL picture, (h, w) or (1, h, w) array or tensor, uint8 or float in
-            [0, 1], for all pictures; or a list, (B,) or (B, 1, h, w) with one of them per picture.
+        realism: a number in [0, 1]; ``auto``; a map as grey PIL picture, (h, w) or (1, h, w) array or tensor, uint8 or
+            float in [0, 1], for all pictures; or a list, (B,) or (B, 1, h, w) with one of them per picture.
 
     Raises:
         ValueError: none of these, another number of entries than pictures, or values outside [0, 1].
@@ -124,7 +127,11 @@ def per_picture(realism: Realism, count: int) -> list[float | Tensor]:
     return [_one(value) for value in given]
 
 
-def _one(value: object) -> float | Tensor:
+def _one(value: object) -> float | Tensor | str:
+    if isinstance(value, str):
+        if value != AUTO:
+            raise ValueError(f"realism is a number between 0 and 1, a grey map or {AUTO!r}, not {value!r}.")
+        return value
     if isinstance(value, Image.Image):
         value = pixels_of(value if value.mode.startswith("I") else value.convert("L"))[..., 0]
     if isinstance(value, Tensor | np.ndarray) and value.ndim in (2, 3):

@@ -51,7 +51,8 @@ class Session:
         cell = replace(anchor, noise=noise, deviation=deviation)
         method = self.pipeline.restorer
         told = []
-        for level in realism:
+        for position in realism:
+            level = self.pipeline.calibration.raw_of(position)
             steered = method.steering(cell, z_lq[..., :1, :1], level, [0], method.backbone.schedule, (0, 0))
             told.append(float(steered.timestep))
         return told

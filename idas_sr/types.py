@@ -71,6 +71,7 @@ class Steered:
         keep: (B,) weight a_r of the anchor's noise.
         fresh: (B,) weight b_r of the fresh noise.
         state: (B, C, h, w) y_r in VE coordinates.
+        realism: (B,) that was steered to; None where nothing can be steered.
     """
 
     timestep: Tensor
@@ -78,6 +79,7 @@ class Steered:
     keep: Tensor
     fresh: Tensor
     state: Tensor
+    realism: Tensor | None = None
 
 
 @dataclass(frozen=True)

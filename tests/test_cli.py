@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
     text = capsys.readouterr().out
-    assert all(f"    {command} " in text for command in cli.COMMANDS) and "examples:" in text
+    assert all(re.search(rf"^    {command}\s", text, re.M) for command in cli.COMMANDS) and "examples:" in text
     assert {path.stem for path in (ROOT / "idas_sr" / "cli").glob("*.py")} >= set(cli.COMMANDS)
 
 

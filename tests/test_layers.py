@@ -12,16 +12,16 @@ PACKAGE = Path(__file__).parents[1] / "idas_sr"
 # Lowest first. A module imports from lower layers or from its own sub-package; every one is listed here.
 LAYERS: list[set[str]] = [
     {"types", "hub", "atomic"},
-    {"config", "schedule", "noise", "guidance", "resample", "tiling", "planning", "color", "images", "metrics"}
+    {"config", "schedule", "noise", "guidance", "resample", "tiling", "planning", "color", "images", "metrics", "dial"}
     | {"torchvision_shim"},
-    {"steering", "imagefiles", "realism", "finishing"},
+    {"steering", "imagefiles", "realism", "recipe", "finishing"},
     {"networks"},
     {"conditioning", "losses", "data"},
     {"methods"},
     {"build"},
     {"overlap", "pipeline", "training"},
     {"batch", "session", "verification"},
-    {"engines"},
+    {"engines", "reproduction"},
     {"evaluation", "benchmarking"},
     {"demo"},
     {"cli"},

@@ -81,7 +81,8 @@ def test_a_batch_gives_what_its_pictures_give_one_by_one(tiny: IDaSSRPipeline) -
 
 def test_the_trace_is_chariots(tiny: IDaSSRPipeline) -> None:
     trace = tiny([CAT] * 3, realism=[0, 0.5, 1], return_trace=True).trace
-    assert trace is not None and set(trace[0]) == {"t_hat", "t_r", "a_r", "b_r"}
+    assert trace is not None and set(trace[0]) == {"t_hat", "t_r", "a_r", "b_r", "raw", "realism"}
+    assert [(entry["realism"], entry["raw"]) for entry in trace] == [(0, 0), (0.5, 0.5), (1, 1)]
     assert trace[0]["t_r"] == trace[0]["t_hat"] and trace[0]["b_r"] == 0
     assert trace[0]["t_r"] < trace[1]["t_r"] < trace[2]["t_r"]
     schedule = NoiseSchedule.from_config(SD_TURBO_SCHEDULER)

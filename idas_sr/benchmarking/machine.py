@@ -9,20 +9,15 @@ from typing import Any
 
 import torch
 
+from idas_sr.recipe import processor
+
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Processor, cores, threads, versions: what a figure means nothing without."""
-    names = {"cpu": cpu_name(), "cores": torch.multiprocessing.cpu_count(), "threads": torch.get_num_threads()}
+    names = {"cpu": processor(), "cores": torch.multiprocessing.cpu_count(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         names["gpu"] = torch.cuda.get_device_name(device)
     return {**names, "torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
-
-
-def cpu_name() -> str:
-    """The processor's model name as the kernel gives it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def synchronize(device: torch.device) -> None:

@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "INTERRUPTED", "build_parser", "choose_device", "choose_p
 
 COMMANDS = {
     "infer": "restore pictures",
+    "reproduce": "make an output again from the recipe in it, and compare",
     "demo": "the same in a browser, with a slider",
     "train": "train a model, or go on training it",
     "evaluate": "measure restored pictures, or run a benchmark",

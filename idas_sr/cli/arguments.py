@@ -11,6 +11,7 @@ from typing import Any
 from idas_sr.cli.machine import PRECISIONS
 from idas_sr.cli.pictures import add_encoding_arguments, size_value
 from idas_sr.color import COLOR_FIXES
+from idas_sr.dial import AUTO, CALIBRATED, DIALS
 from idas_sr.pipeline import MAX_UPSCALE, REALISM, SEED
 from idas_sr.steering import STEERINGS
 
@@ -26,8 +27,10 @@ EXAMPLES = """examples:
 """
 
 
-def realism_value(text: str) -> float:
-    """A number in [0, 1]."""
+def realism_value(text: str) -> float | str:
+    """A number in [0, 1], or ``auto``."""
+    if text == AUTO:
+        return text
     value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 (faithful) and 1 (most detail), not {text}")
@@ -127,8 +130,9 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         "--realism",
         type=realism_value,
         default=None,
-        metavar="R",
-        help=f"0 stays closest to the input, 1 gives most detail (default: {REALISM}; for methods with a dial)",
+        metavar="R|auto",
+        help="0 stays closest to the input, 1 gives most detail; auto: by the severity of each picture "
+        f"(default: {REALISM}; for methods with a dial)",
     )
     _add(
         realism,
@@ -136,6 +140,14 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="grey picture that says how much where (white: 1), or a folder with one per picture, of the same names",
+    )
+    _add(
+        result,
+        "--dial",
+        choices=DIALS,
+        default=CALIBRATED,
+        help="unit of realism; calibrated: equal moves change equally much, where the model has a table for it; raw: "
+        "as the formulas have it (default: %(default)s)",
     )
     size = result.add_mutually_exclusive_group()
     _add(

@@ -22,6 +22,7 @@ from idas_sr.cli.folders import restore_alone, restore_together
 from idas_sr.cli.machine import PRECISIONS, choose_device, choose_precision
 from idas_sr.cli.pictures import encoding_of
 from idas_sr.conditioning import CONDITIONERS
+from idas_sr.dial import AUTO
 from idas_sr.engines.launch import find_launch
 from idas_sr.engines.shards import has_shards, plan_shards
 from idas_sr.guidance import GUIDERS
@@ -115,11 +116,18 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Callable[[], IDaSSRP
         precision,
         args.method,
         __version__,
-        {"steering": args.steering, "kappa": args.kappa, "tile": args.tile, **method_options(args), **slots_of(args)},
+        {
+            "steering": args.steering,
+            "kappa": args.kappa,
+            "tile": args.tile,
+            **method_options(args),
+            **_noted(slots_of(args)),
+        },
         "RANDOM WEIGHTS" if args.random_weights else None,
         encoding,
         args.target_size,
         args.realism_map,
+        args.dial,
     )
     return functools.partial(_load, make, args, device), settings
 
@@ -153,6 +161,18 @@ def slots_of(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return slots
 
 
+def _noted(slots: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Slots for a recipe: a hash of contents where an argument is a folder, which others have elsewhere."""
+    return {
+        slot: {**given, "args": {key: _hash_of(value) for key, value in given["args"].items()}}
+        for slot, given in slots.items()
+    }
+
+
+def _hash_of(value: Any) -> Any:
+    return fingerprint(Path(value)) if isinstance(value, str) and Path(value).is_dir() else value
+
+
 def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
     # Here, because it also runs in processes that this command starts.
     quieten()
@@ -165,4 +185,6 @@ def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
         pipeline.set_options(**dial)
     if args.steering is not None or args.kappa is not None:
         pipeline.set_steering(args.steering, **({} if args.kappa is None else {"kappa": args.kappa}))
+    if args.realism == AUTO:
+        pipeline.check_auto()
     return pipeline.to(device)

@@ -22,6 +22,7 @@ from idas_sr.imagefiles.reading import PictureFile, read_picture
 from idas_sr.imagefiles.writing import save_picture
 from idas_sr.images import to_pil
 from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline, target_size
+from idas_sr.recipe import complete
 from idas_sr.resample import resize
 from idas_sr.session import Session
 
@@ -128,8 +129,9 @@ class Studio:
             height, width = target_size(low_height, low_width, dial.upscale)
             restored = resize(_only(result)[None], (height, width))[0].clamp(0, 1)
             after = self._new(settings.encoding.name_of(path.name))
-            said = save_picture(restored, opened.picture, after, settings.encoding, settings.recipe(opened.content))
             assert result.trace is not None
+            recipe = complete(settings.recipe(opened.content), result.trace[0], self.pipeline.device)
+            said = save_picture(restored, opened.picture, after, settings.encoding, recipe)
             return Shown(
                 self._before(opened, (height, width)),
                 after,

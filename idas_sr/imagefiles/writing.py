@@ -18,12 +18,14 @@ from idas_sr.atomic import replacing
 from idas_sr.imagefiles.formats import Encoding, Format
 from idas_sr.imagefiles.metadata import HISTORY, MAKER_NOTE, MAX_SEGMENT, XMP_ENTRY, XMP_TAG, Metadata, exif_for
 from idas_sr.imagefiles.png import Entries, png_of_rows
+from idas_sr.imagefiles.provenance import extended
 from idas_sr.imagefiles.reading import PictureFile
 from idas_sr.imagefiles.wide import encode_tiff
 from idas_sr.resample import resize
 
 RECIPE_KEY = "idas_sr"
-"""Entry of an output that says how it was made: of a PNG's text, and of EXIF's ImageHistory in other formats."""
+"""Entry of an output that says how it was made: of a PNG's text, and of EXIF's ImageHistory in other formats. XMP says
+it too, unless metadata is unwanted."""
 
 ROWS = 256
 """Of an output that are converted at a time."""
@@ -71,7 +73,7 @@ def save_picture(
         source: what was restored; its colour profile is kept, and its metadata unless ``encoding`` says otherwise.
         path: of the output; ``encoding.name_of`` names it.
         encoding: how it is written.
-        recipe: ASCII text that says how the picture was made, see ``read_recipe``.
+        recipe: ASCII text that says how the picture was made, see ``read_recipe`` and `idas_sr.recipe`.
 
     Returns:
         What the format could not keep, each a part of a sentence.
@@ -88,14 +90,25 @@ def save_picture(
     notices = []
     if source.alpha is not None and not file_format.alpha:
         notices.append(f"{file_format.name} has no transparency, so the picture was laid over white")
-    metadata = source.metadata if encoding.metadata else Metadata(icc=source.metadata.icc)
+    metadata, said_first = _metadata_of(source, encoding, recipe)
     if metadata.icc is not None and source.grey and not file_format.grey:
         metadata = replace(metadata, icc=None)
         notices.append(f"{file_format.name} has no greyscale, so its grey colour profile was left out")
     content, said = _encode(pixels, metadata, file_format, encoding, recipe)
     with replacing(path) as partial:
         partial.write_bytes(content)
-    return notices + said
+    return notices + said_first + said
+
+
+def _metadata_of(source: PictureFile, encoding: Encoding, recipe: str | None) -> tuple[Metadata, list[str]]:
+    """What goes into an output's file, and what had to give way, in words."""
+    if not encoding.metadata:
+        return Metadata(icc=source.metadata.icc), []
+    if recipe is None:
+        return source.metadata, []
+    packet, is_whole = extended(source.metadata.xmp, recipe)
+    said = [] if is_whole else ["its XMP data could not be added to and was left out"]
+    return replace(source.metadata, xmp=packet), said
 
 
 def can_save_rows(source: PictureFile, path: str | Path, encoding: Encoding) -> bool:
@@ -125,7 +138,7 @@ def save_rows(
     path, (height, width) = Path(path), size
     file_format = encoding.format_of(path.suffix)
     check_sides(height, width, file_format)
-    metadata = source.metadata if encoding.metadata else Metadata(icc=source.metadata.icc)
+    metadata, _ = _metadata_of(source, encoding, recipe)
     composed = (compose(band, source, file_format, encoding.bits) for band in rows)
     entries = _png_entries((width, height), metadata, recipe)
     with replacing(path) as partial, partial.open("wb") as file:
@@ -233,6 +246,6 @@ def _fit_segments(options: dict[str, Any], metadata: Metadata, size: tuple[int, 
         options["exif"] = exif_for(Metadata(), size, recipe).tobytes()
         said.append("JPEG has no room for its EXIF data, which was left out")
     if len(options["xmp"] or b"") > MAX_SEGMENT:
-        options["xmp"] = None
+        options["xmp"] = None if recipe is None else extended(None, recipe)[0]
         said.append("JPEG has no room for its XMP data, which was left out")
     return said

@@ -73,7 +73,7 @@ class Method(Task):
     def restore(
         self,
         lq: Tensor,
-        realism: float | Tensor | RealismMap = 0.0,
+        realism: float | Tensor | RealismMap | Callable[[Anchor], Tensor] = 0.0,
         seeds: Sequence[int] | None = None,
         condition: Condition | None = None,
         origin: Origin = (0, 0),
@@ -88,8 +88,8 @@ class Method(Task):
 
         Args:
             lq: (B, 3, H/s, W/s) in [-1, 1], sides multiples of ``multiple``.
-            realism: 0 stays on the anchor, 1 is the most generative setting; one number, (B,), or a map, which costs
-                one evaluation per level.
+            realism: 0 stays on the anchor, 1 is the most generative setting; one number, (B,), a map, which costs
+                one evaluation per level, or what gives (B,) for an anchor.
             seeds: of the fresh noise, one per sample; default 0, 1, 2 ...
             condition: instead of the conditioner's.
             origin: (row, column) of this window on the noise canvas, or one per sample.
@@ -111,6 +111,8 @@ class Method(Task):
             else:
                 memory.anchor = self.anchor_tile(lq, z_lq, severity)
         z_lq, anchor = memory.z_lq, memory.anchor
+        if callable(realism):
+            realism = realism(anchor)
         seeds = range(len(lq)) if seeds is None else seeds
         condition = condition or self.conditioner(lq, self.backbone)
 
@@ -143,7 +145,7 @@ class Method(Task):
     def restore_image(
         self,
         lq: Tensor,
-        realism: float | Tensor | RealismMap = 0.0,
+        realism: float | Tensor | RealismMap | Callable[[Anchor], Tensor] = 0.0,
         seeds: Sequence[int] | None = None,
         memory: Memory | None = None,
     ) -> Restored:

@@ -8,7 +8,7 @@ see enough around them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ from idas_sr.planning import SAMPLE_SIDE, Plan
 from idas_sr.realism import RealismMap
 from idas_sr.resample import pad_to_multiple
 from idas_sr.tiling import Grid, Window, bands
-from idas_sr.types import Restored
+from idas_sr.types import Anchor, Restored
 
 SAMPLE_MARGIN = 1 / 8
 """Share of a sample window's sides that is left out at each of its edges, where it lacks its surroundings."""
@@ -34,7 +34,8 @@ class Tiles:
     Args:
         method: that restores.
         picture: (3, h, w) in [0, 1], or uint8; may stay on the CPU.
-        realism: of the picture; a map on the picture's own grid.
+        realism: of the picture; a map on the picture's own grid; or what gives (B,) for an anchor, whose position is
+            that of the whole picture in every tile.
         seed: of the fresh noise.
         plan: with a tile.
         device: of the networks.
@@ -44,7 +45,7 @@ class Tiles:
         self,
         method: Method,
         picture: Tensor,
-        realism: float | RealismMap,
+        realism: float | RealismMap | Callable[[Anchor], Tensor],
         seed: int,
         plan: Plan,
         device: torch.device,
