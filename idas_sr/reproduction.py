@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,13 +116,26 @@ def reproduce(
         assert now is not None
         # As many equal pictures as went through the networks together, cut as it was cut.
         settings = replace(settings, extra=settings.extra | {"tile": recipe.tile})
-        pipeline = load()
-        for outcome in restore_files(jobs, lambda: pipeline, settings, batch_size=count):
-            if outcome.status == "failed":
-                raise ValueError(f"{outcome.reason}.")
-        here = recipes.machine(pipeline.device)
-        differences = (*_differing(recipe.settings, now[0]), *_differing(recipe.result.get("machine", {}), here))
+        pipeline, then = load(), recipe.result.get("machine", {})
+        with _threads(then.get("threads")):
+            for outcome in restore_files(jobs, lambda: pipeline, settings, batch_size=count):
+                if outcome.status == "failed":
+                    raise ValueError(f"{outcome.reason}.")
+            here = recipes.machine(pipeline.device)
+        differences = (*_differing(recipe.settings, now[0]), *_differing(then, here))
         return Reproduction(compare(output, jobs[place].target), differences)
+
+
+@contextmanager
+def _threads(count: Any) -> Iterator[None]:
+    """As many threads as then, where there are so many cores: sums of several threads round in another order."""
+    before = torch.get_num_threads()
+    if isinstance(count, int) and 1 <= count <= (os.cpu_count() or 1):
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compare(first: Path, second: Path) -> Comparison:

@@ -1,7 +1,9 @@
 """An output made again from its recipe: bit by bit the same, or with words about what was not."""
 
+import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,22 @@ import pytest
 import torch
 from conftest import tiny_pipeline
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
 from idas_sr import cli
+from idas_sr.batch import Settings
+from idas_sr.cli.infer import prepare
+from idas_sr.cli.reproduce import infer_arguments
 from idas_sr.dial import Calibration
 from idas_sr.imagefiles.provenance import extended
 from idas_sr.imagefiles.reading import read_picture
 from idas_sr.imagefiles.writing import read_recipe
+from idas_sr.pipeline import IDaSSRPipeline
+from idas_sr.planning import Plan
 from idas_sr.recipe import SOURCE_TYPE, has_settings, parse
+from idas_sr.reproduction import Recipe
+from idas_sr.reproduction import reproduce as run
 
 TABLE = [0.0, 0.2, 0.5, 1.0]
 AUTO = {"timesteps": [100.0, 900.0], "realism": [0.1, 0.9]}
@@ -107,6 +117,27 @@ def test_a_picture_of_a_batch_is_made_again_in_a_batch(model: Path, inputs: Path
         assert reproduce(model, tmp_path / "out" / f"{index}.png", several / f"{index}.png") == 0
 
 
+def test_tiles_and_threads_are_those_of_the_recipe(model: Path, inputs: Path, tmp_path: Path) -> None:
+    assert Recipe({}, {"trace": {"tile": 64, "overlap": 32, "at_once": 2, "samples": 4}}).tile == Plan(64, 32, 2, 4)
+    assert Recipe({"extra": {"tile": 256}}, {"trace": {"t_hat": 1.0}}).tile == 0
+    assert Recipe({"extra": {"tile": 256}}, {}).tile == 256
+    assert infer(model, inputs / "cat.jpg", tmp_path) == 0
+    recipe, threads = Recipe.of_file(tmp_path / "cat.png"), torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        result = run(tmp_path / "cat.png", inputs / "cat.jpg", *prepared(recipe, model), recipe)
+        assert result.comparison.is_identical and result.differences == ()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def prepared(recipe: Recipe, model: Path) -> tuple[Settings, Callable[[], IDaSSRPipeline]]:
+    given = argparse.Namespace(model=str(model), sd_path=None, realism_map=None, device="cpu")
+    given.conditioner = given.guider = None
+    load, settings = prepare(infer_arguments(recipe, given), "cpu")
+    return settings, load
+
+
 def test_what_differs_is_named(model: Path, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert infer(model, inputs / "cat.jpg", tmp_path / "out") == 0
     output = tmp_path / "out" / "cat.png"
@@ -126,8 +157,6 @@ def test_what_differs_is_named(model: Path, inputs: Path, tmp_path: Path, capsys
     changed[5, 7, 1] ^= 1
     values = json.loads(text)
     values["version"], values["result"]["machine"]["torch"] = "0.0.1", "1.0"
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_itxt("idas_sr", json.dumps(values))
     Image.fromarray(changed).save(output, pnginfo=info)
@@ -231,8 +260,6 @@ def test_a_calibrated_dial_keeps_its_ends_and_can_be_turned_back() -> None:
 
 
 def test_the_dial_is_the_raw_one_through_the_table_and_only_for_its_own_steering(model: Path) -> None:
-    from idas_sr.pipeline import IDaSSRPipeline
-
     pipe, cat = IDaSSRPipeline.from_pretrained(model), data.chelsea()[60:92, 100:148]
 
     def made(**options: object) -> tuple[torch.Tensor, dict[str, float]]:
