@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import resource
@@ -34,6 +35,10 @@ MEMORY_WORDS = (
     "could not execute a primitive",
 )
 """What libraries say where memory ran out."""
+KEPT = 2**30
+"""Bytes of freed memory that a process keeps for itself, where an eighth of what is free is not less."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Names of glibc's settings (malloc.h)."""
 SHARE = 0.5
 """Of the free memory, what a plan may take: an estimate is not a promise, and others work on the machine too."""
 
@@ -118,6 +123,22 @@ def _free_in_group() -> int:
         except (OSError, ValueError):
             continue
     return 2**63 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep memory that it frees for its next tensor, up to KEPT bytes; whether that is possible here.
+
+    What the C library has asked of the kernel in a piece of its own, as it does from 32 MiB on, it gives back when it
+    is freed, and the kernel clears every page of the next piece again, which a large picture on the CPU notices. It
+    concerns the whole process, so programs call it (`infer`, `demo`, `benchmark.py`), never the library on its own.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        # Only glibc has it: on other systems everything stays as it is.
+        return False
+    kept = min(KEPT, free_memory(torch.device("cpu")) // 8)
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, kept))
 
 
 def choose_plan(height: int, width: int, multiple: int, pixel_bytes: float, free: int) -> Plan:

@@ -18,6 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 import idas_sr  # noqa: F401  (first: it makes torchvision importable)
 from idas_sr.benchmarking.report import to_markdown
 from idas_sr.benchmarking.run import DTYPES, Benchmark, Options
+from idas_sr.planning import keep_freed_memory
 
 SIZES = (128, 256, 512, 1024)
 
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     tile = args.tile if args.tile == "auto" else int(args.tile)
+    keep_freed_memory()
     try:
         options = Options(
             args.model,

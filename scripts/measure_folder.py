@@ -192,6 +192,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     source, alone, shared = folder / "in", folder / "alone", folder / "shared"
     make_pictures(source, args.pictures, args.side)
     common: list[object] = ["--device", args.device]
+    if args.batch_size is not None:
+        common += ["--batch-size", args.batch_size]
     first = watch(command(source, alone, args.model, common), alone, args.pictures, None)
     options = [*common, "--processes", args.processes, "--engine", args.engine, "--summary", folder / "summary.json"]
     second = watch(command(source, shared, args.model, options), shared, args.pictures, 0.3 if args.kill else None)
@@ -205,6 +207,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "side": args.side,
         "engine": args.engine,
         "processes": args.processes,
+        "batch_size": args.batch_size,
         "codes": [first.code, second.code],
         "killed": second.killed is not None,
         "totals": totals,
@@ -263,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--model", default="compact")
+    parser.add_argument("--batch-size", type=int, help="as for infer (default: infer's)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--kill", action="store_true", help="kill one worker when 30 %% of the outputs are there")
     parser.add_argument("--parts", action="store_true", help="time reading, restoring and writing of one picture, too")

@@ -1,7 +1,10 @@
 """Tiles: exact where the function is local, one position and one noise per picture, no seam, and plans that fit."""
 
 import logging
+import multiprocessing
 import os
+import platform
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,7 +29,7 @@ from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.shared import PictureStatistics, SharedStatistics
 from idas_sr.networks.visual_prompt import VisualPrompt
 from idas_sr.pipeline import IDaSSRPipeline
-from idas_sr.planning import Plan, choose_plan, is_out_of_memory
+from idas_sr.planning import Plan, choose_plan, is_out_of_memory, keep_freed_memory
 from idas_sr.resample import resize, upsample
 from idas_sr.tiling import Axis, Grid, Window, tiled
 from idas_sr.types import Condition
@@ -290,6 +293,29 @@ def test_smaller_plans_end() -> None:
         seen.append(plan.tile)
     assert seen == [512, 256, 128, 64, 32]
     assert Plan(256, 32, 4).smaller(900, 900, 4) == Plan(256, 32, 2)
+
+
+def _page_faults_of_large_pieces() -> int:
+    """Of four pieces of 64 MiB one after the other, the first not counted."""
+    before = 0
+    for turn in range(4):
+        if turn == 1:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        b"x" * 2**26
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def _keep_and_allocate() -> None:
+    before, kept, after = _page_faults_of_large_pieces(), keep_freed_memory(), _page_faults_of_large_pieces()
+    os._exit(0 if kept and before > 10_000 and after < 1_000 else 1)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
+def test_freed_memory_is_used_again() -> None:
+    process = multiprocessing.get_context("fork").Process(target=_keep_and_allocate)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
 
 
 def test_errors_of_memory_are_told_from_others() -> None:

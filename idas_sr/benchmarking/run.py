@@ -16,6 +16,7 @@ from idas_sr.benchmarking.parts import io_of, parts_of
 from idas_sr.benchmarking.rivals import NETWORKS, PlainPipeline, agreement, forward, same_weights
 from idas_sr.benchmarking.timing import Run, count_flops, fastest, in_turn, ratio, summary
 from idas_sr.pipeline import IDaSSRPipeline
+from idas_sr.planning import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OURS = "idas-sr"
@@ -181,6 +182,7 @@ class Benchmark:
 
 def peak_of(options: Options, name: str, precision: str, side: int, threads: int) -> int | None:
     """Bytes at most in use while a fresh process loads one network and restores one picture."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     lq = picture(side)
     if name == OURS:

@@ -28,6 +28,7 @@ from idas_sr.engines.shards import has_shards, plan_shards
 from idas_sr.guidance import GUIDERS
 from idas_sr.networks.library import find_model, fingerprint
 from idas_sr.pipeline import DIAL, REALISM, IDaSSRPipeline
+from idas_sr.planning import keep_freed_memory
 
 __all__ = ["add_arguments", "run"]
 
@@ -64,7 +65,7 @@ def _restore(args: argparse.Namespace) -> int:
     launch = find_launch(None if args.engine == "ray" else args.processes)
     device = args.device = choose_device(args.device)
     if args.batch_size is None and device == "cpu":
-        # One small picture fills the cores already; batches gain nothing there and round differently.
+        # A batch rounds differently: alone, a picture comes out the same whatever else lies in its folder.
         args.batch_size = 1
     encoding = encoding_of(args)
     if args.realism_map is not None and not args.realism_map.exists():
@@ -176,6 +177,7 @@ def _hash_of(value: Any) -> Any:
 def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
     # Here, because it also runs in processes that this command starts.
     quieten()
+    keep_freed_memory()
     pipeline: IDaSSRPipeline = make()
     pipeline.set_options(**method_options(args))
     pipeline.set_slots(**slots_of(args))

@@ -17,7 +17,7 @@ from torch import Tensor
 from idas_sr.atomic import replacing
 from idas_sr.imagefiles.formats import Encoding, Format
 from idas_sr.imagefiles.metadata import HISTORY, MAKER_NOTE, MAX_SEGMENT, XMP_ENTRY, XMP_TAG, Metadata, exif_for
-from idas_sr.imagefiles.png import Entries, png_of_rows
+from idas_sr.imagefiles.png import LEVEL, Entries, png_of_rows
 from idas_sr.imagefiles.provenance import extended
 from idas_sr.imagefiles.reading import PictureFile
 from idas_sr.imagefiles.wide import encode_tiff
@@ -232,7 +232,7 @@ def _encode_png(pixels: np.ndarray, metadata: Metadata, recipe: str | None) -> b
     for key, value in entries.text.items():
         info.add_itxt(key, value)
     options = {"exif": entries.exif, "icc_profile": entries.icc, "dpi": entries.dpi, "pnginfo": info}
-    return _saved(pixels, "PNG", options)
+    return _saved(pixels, "PNG", options | {"compress_level": LEVEL})
 
 
 def _fit_segments(options: dict[str, Any], metadata: Metadata, size: tuple[int, int], recipe: str | None) -> list[str]:
