@@ -1,9 +1,9 @@
 """Every command in the documentation is run by a test, or says in its first line what it needs.
 
-A fenced block of bash or Python starts with ``# needs: WHAT`` where it cannot run everywhere,
-or with ``# run by: FILE``
-where a test of its own runs it. All others are run here, page by page and in their order, in a folder that has what
-pages speak of.
+A fenced block of bash or Python starts with ``# needs: WHAT`` where it cannot run everywhere, or with
+``# run by: FILE`` where a test of its own runs it; where readers should not see it, the line before the block is
+``<!-- needs: WHAT -->``. All others are run here, page by page and in their order, in a folder that has what pages
+speak of.
 """
 
 import os
@@ -29,8 +29,8 @@ PAGES = sorted(
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "idas_sr/models/compact/README.md")),
     ]
 )
-FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
-MARK = re.compile(r"# (needs|run by): (\S.*)")
+FENCE = re.compile(r"(?:^<!-- ((?:needs|run by): [^\n]*?) -->\n)?^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
+MARK = re.compile(r"(?:# )?(needs|run by): (\S.*)")
 PROGRAMS = {"python", "idas-sr", "grep", "pytest", "ruff", "mypy", "bash"}
 
 
@@ -46,8 +46,8 @@ class Block:
 
 def blocks_of(page: str) -> list[Block]:
     blocks = []
-    for language, text in FENCE.findall(page):
-        mark = MARK.match(text)
+    for unseen, language, text in FENCE.findall(page):
+        mark = MARK.match(unseen or text)
         kind, words = mark.groups() if mark else ("", None)
         blocks.append(Block(language, words if kind == "needs" else None, words if kind == "run by" else None, text))
     return blocks
@@ -100,7 +100,8 @@ def test_every_command_runs_or_says_what_it_needs(page: Path) -> None:
 def test_a_command_without_a_mark_is_seen(block: str, words: str) -> None:
     (found,) = blocks_of(f"text\n```{block}\n```\n")
     assert words in (complaint(found) or "")
-    assert complaint(blocks_of("```bash\n# needs: a GPU\nnvidia-smi\n```\n")[0]) is None
+    for marked in ("```bash\n# needs: a GPU\nnvidia-smi\n```\n", "<!-- needs: a GPU -->\n```bash\nnvidia-smi\n```\n"):
+        assert [complaint(block) for block in blocks_of(marked)] == [None]
 
 
 def prepare(folder: Path) -> None:
