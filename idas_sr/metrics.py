@@ -66,7 +66,7 @@ def _gaussian(size: int, sigma: float) -> np.ndarray:
 def _windowed_mean(planes: Tensor, size: int, sigma: float) -> Tensor:
     """(B, H, W) -> (B, H - size + 1, W - size + 1): Gaussian means where the window lies inside the picture."""
     window = _gaussian(size, sigma).tolist()
-    # Sums of shifted pictures: convolutions in float64 take ten times as long on a CPU.
+    # Sums of shifted pictures, in place, instead of a convolution in float64.
     for axis in (1, 2):
         length = planes.shape[axis] - size + 1
         total = window[0] * planes.narrow(axis, 0, length)

@@ -386,7 +386,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             steering = Component(self._steering["name"], dict(self._steering["args"]))
             self._method = build_method(self._backbone(), self.estimator, method, steering, **slots).eval()
             if self._execution_device.type == "cpu":
-                # A fifth off the small UNet's time there; on CUDA it brought nothing.
+                # The layout that oneDNN computes convolutions in.
                 self._method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(self.estimator, MINE):
             # In fp16 its trunk's range has not been tried; bf16 has that of fp32.

@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace, plan: Plan, variants: list[Variant], pipe:
 
 def sweep(args: argparse.Namespace) -> None:
     plots.check()
-    # A restoration per thread: several threads per restoration on a busy machine are many times slower.
+    # A restoration per thread uses the cores already; more threads than cores get in each other's way.
     torch.set_num_threads(1)
     folder = find_model(args.model)
     plan = Plan(

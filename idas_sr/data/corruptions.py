@@ -22,7 +22,7 @@ def _reflected_indices(length: int, pad: int, device: torch.device) -> Tensor:
 def blur(image: Tensor, kernel: np.ndarray) -> Tensor:
     """Correlate (1, 3, H, W) with an odd ``kernel`` (K, K), borders mirrored, size kept; any H, W >= 1."""
     if image.device.type == "cpu":
-        # The same sums several times as fast as torch's grouped convolution with large kernels.
+        # Large kernels go through a Fourier transform there; torch's grouped convolution sums term by term.
         channels_last = np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
         blurred = cv2.filter2D(channels_last, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
         return torch.from_numpy(blurred.reshape(channels_last.shape)).permute(2, 0, 1)[None].contiguous()

@@ -80,7 +80,7 @@ def _run_worker(folder: Path, work: Work, rank: int, count: int) -> None:
     os.environ["LOCAL_WORLD_SIZE"] = str(count)
     show_device(rank)
     if "OMP_NUM_THREADS" not in os.environ:
-        # Two processes that each use every core slow one another down many times.
+        # Processes that each use every core would get in each other's way.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
     manifest = Manifest(folder)
     try:

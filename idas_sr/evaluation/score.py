@@ -163,7 +163,7 @@ def score_pairs(
     """
     rows: dict[str, PictureScore] = {}
     threads = torch.get_num_threads()
-    # Several threads per picture beside several pictures at a time are many times slower.
+    # Several pictures at a time use the cores already; more threads than cores get in each other's way.
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(max(1, jobs)) as pool:

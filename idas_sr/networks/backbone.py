@@ -38,7 +38,7 @@ class LatentBackbone(nn.Module):
         latents_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        # Channels-last convolutions are about a tenth faster in the autoencoder (CPU and CUDA), not in the UNet.
+        # The layout that oneDNN and cuDNN compute convolutions in; the UNet gets it from the pipeline, on the CPU.
         self.vae, self.unet, self.prompt, self.schedule = (
             vae.to(memory_format=torch.channels_last),
             unet,

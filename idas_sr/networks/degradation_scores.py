@@ -58,7 +58,7 @@ class DegradationScores(ModelMixin, ConfigMixin):
 
     The layout of MM-RealSR's estimator as S3Diff uses it (methods.md 2.1): four stages of two blocks, twice the width
     and half the resolution in the last. DIFFERS: that one was trained by metric learning, this one on synthetic levels;
-    to learn in minutes it also sees fine detail enlarged (``fine_detail``), and every block starts as nothing.
+    it also sees fine detail enlarged (``fine_detail``), and every block starts as nothing.
 
     Args:
         width: channels of the first three stages; S3Diff has 64.

@@ -94,7 +94,7 @@ class GuidedLora(nn.Module):
         self.blocks = nn.Embedding(blocks, BLOCK_WIDTH)
         self.block = nn.Sequential(nn.Linear(BLOCK_WIDTH, BLOCK_WIDTH), nn.ReLU())
         self.fuse = nn.Linear(256 + BLOCK_WIDTH, rank**2)
-        # DIFFERS: S3Diff starts from C about 0; with B = 0 that leaves gradients of size 1e-5. Here C starts as the
+        # DIFFERS: S3Diff starts from C about 0; with B = 0 that leaves hardly a gradient. Here C starts as the
         # identity, so the first steps are those of plain LoRA.
         nn.init.normal_(self.fuse.weight, std=FUSE_SCALE)
         nn.init.zeros_(self.fuse.bias)

@@ -89,7 +89,7 @@ def sd_turbo() -> LatentBackbone:
 
 
 def tiny() -> LatentBackbone:
-    """``compact`` at very small width, to try a configuration or the trainer: 0.1 s a step; it restores nothing."""
+    """``compact`` at very small width, to try a configuration or the trainer; it restores nothing."""
     vae = {**COMPACT_VAE, "encoder_block_out_channels": [48], "decoder_block_out_channels": [48]}  # PCA needs 48
     vae |= {"num_encoder_blocks": [1], "num_decoder_blocks": [1]}
     unet = {**COMPACT_UNET, "block_out_channels": [16, 16, 16], "cross_attention_dim": 8, "norm_num_groups": 4}
