@@ -146,7 +146,9 @@ def load_component(kind: Any, folder: Path) -> Any:
     Raises:
         ValueError: the weights are not there or not those of the configuration.
     """
-    network = kind.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    # What is built after it should start as if nothing had been read.
+    with torch.random.fork_rng(devices=[]):
+        network = kind.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     path = folder / SAFETENSORS_WEIGHTS_NAME
     load_strict(network, read_tensors(path), path)
     return network.float().eval().requires_grad_(False)
