@@ -83,6 +83,17 @@ class IDaSSROutput(BaseOutput):
     trace: list[dict[str, float]] | None = None
 
 
+@dataclass(frozen=True)
+class _Ask:
+    """What a call wants of every picture, checked; as its arguments."""
+
+    seed: int
+    upscale: float
+    color_fix: str
+    tile: int | str | Plan
+    memory: Memory | None
+
+
 class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     """One-step super-resolution with a dial from faithful (realism 0) to realistic (realism 1).
 
@@ -479,11 +490,10 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
                 apart = {RealismMap: index, BySeverity: -1}.get(type(levels[index]), -2)
                 same_size.setdefault((*picture.shape, apart), []).append(index)
             results: list[Any] = [None] * len(pictures)
+            ask = _Ask(SEED if seed is None else seed, upscale, color_fix, tile, memory)
             for indices in same_size.values():
                 lq = torch.stack([pictures[i] for i in indices])
-                restored = self._restore(
-                    lq, [levels[i] for i in indices], SEED if seed is None else seed, upscale, color_fix, tile, memory
-                )
+                restored = self._restore(lq, [levels[i] for i in indices], ask)
                 for index, result in zip(indices, restored, strict=True):
                     results[index] = result
         self.maybe_free_model_hooks()
@@ -543,35 +553,24 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         """
         self.calibration.by_severity(torch.zeros(1))
 
-    def _restore(
-        self,
-        lq: Tensor,
-        realism: list[Level],
-        seed: int,
-        upscale: float,
-        color_fix: str,
-        tile: int | str | Plan,
-        memory: Memory | None,
-    ) -> list[tuple[Tensor, dict[str, float]]]:
+    def _restore(self, lq: Tensor, realism: list[Level], ask: _Ask) -> list[tuple[Tensor, dict[str, float]]]:
         """(B, 3, h, w) in [0, 1] -> B times (3, round(h u), round(w u)) in [0, 1] on the CPU, and its trace.
 
         Whole pictures go through the networks together, tiled ones one after the other.
         """
         height, width = lq.shape[-2:]
-        plan = self.plan(height, width, tile, len(lq))
+        plan = self.plan(height, width, ask.tile, len(lq))
 
         def attempt(plan: Plan) -> list[tuple[Tensor, dict[str, float]]]:
             if len(lq) > 1 and plan.tile:
                 each = zip(lq.split(1), realism, strict=True)
-                return [
-                    one for part, r in each for one in self._restore(part, [r], seed, upscale, color_fix, tile, None)
-                ]
+                return [one for part, r in each for one in self._restore(part, [r], ask)]
             if plan.is_whole(height, width):
-                return self._restore_whole(lq, realism, seed, upscale, color_fix, memory)
-            tiles = Tiles(self.restorer, lq[0], realism[0], seed, plan, self._here)
-            size = target_size(height, width, upscale)
+                return self._restore_whole(lq, realism, ask)
+            tiles = Tiles(self.restorer, lq[0], realism[0], ask.seed, plan, self._here)
+            size = target_size(height, width, ask.upscale)
             out, top = torch.empty(3, *size), 0
-            for rows in finish(tiles.bands(), lq[0], self.restorer.scale, color_fix, size):
+            for rows in finish(tiles.bands(), lq[0], self.restorer.scale, ask.color_fix, size):
                 out[:, top : top + rows.shape[1]] = rows
                 top += rows.shape[1]
             return [(out, self._traces(tiles.sample, 1, plan)[0])]
@@ -641,27 +640,20 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             if self._here.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _restore_whole(
-        self,
-        lq: Tensor,
-        realism: list[Level],
-        seed: int,
-        upscale: float,
-        color_fix: str,
-        memory: Memory | None,
-    ) -> list[tuple[Tensor, dict[str, float]]]:
+    def _restore_whole(self, lq: Tensor, realism: list[Level], ask: _Ask) -> list[tuple[Tensor, dict[str, float]]]:
         method, device = self.restorer, self._here
         height, width = lq.shape[-2:]
         signed = lq.to(device) * 2 - 1
         padded = pad_to_multiple(signed, method.multiple)
-        result = method.restore_image(padded, _amount(realism, method.multiple, device), [seed] * len(lq), memory)
+        amount, seeds = _amount(realism, method.multiple, device), [ask.seed] * len(lq)
+        result = method.restore_image(padded, amount, seeds, ask.memory)
         assert result.hq is not None
         hq = result.hq[..., : height * method.scale, : width * method.scale]
-        if color_fix != "none":
+        if ask.color_fix != "none":
             # Before any resampling, against the picture itself: padding must not leak into its colours.
-            hq = COLOR_FIXES[color_fix](hq, upsample(signed, method.scale))
+            hq = COLOR_FIXES[ask.color_fix](hq, upsample(signed, method.scale))
         hq = (hq / 2 + 0.5).clamp(0, 1)
-        hq = resize(hq, target_size(height, width, upscale)).clamp(0, 1)
+        hq = resize(hq, target_size(height, width, ask.upscale)).clamp(0, 1)
         return list(zip(hq.float().cpu(), self._traces(result, len(hq)), strict=True))
 
     def _traces(self, result: Restored, count: int, plan: Plan | None = None) -> list[dict[str, float]]:
