@@ -73,11 +73,11 @@ def timestep_of(w):
 def fresh_noise(seeds, channels, height, width):
     """(B, C, h, w): the corner of endless canvases of 64 x 64 blocks, block (i, j) keyed by (seed, i, j).
 
-    Looked up rather than drawn one after the other, so it is the same in every batch, tile and machine.
+    Looked up rather than drawn one after the other, so it is the same in every batch, crop and machine.
     """
 
     def block(seed, i, j):
-        key = np.array([seed, i << 32 | j], dtype=np.uint64)
+        key = np.array([seed % 2**64, i << 32 | j], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).standard_normal((channels, 64, 64), dtype=np.float32)
 
     rows, columns = range(-(-height // 64)), range(-(-width // 64))
@@ -142,23 +142,24 @@ class Residual(nn.Module):
 class MINE(nn.Module):
     """The manifold inversion noise estimator: looks at the picture and its latent."""
 
-    def __init__(self, channels, width, deep, severity, sigma, unet):
+    def __init__(self, latent_channels, width, deep_width, severity_width, sigma_min, sigma_max, skips):
         super().__init__()
-        self.log_range = [math.log(level) for level in sigma]
-        self.severity = Severity(3 + channels, severity)
+        inputs, deep = 3 + latent_channels, deep_width
+        self.log_range = math.log(sigma_min), math.log(sigma_max)
+        self.severity = Severity(inputs, severity_width)
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.embedding = TimestepEmbedding(width, width * 2)
-        self.enter = nn.Conv2d(3 + channels, width, 3, padding=1)
+        self.enter = nn.Conv2d(inputs, width, 3, padding=1)
         self.before = nn.ModuleList(Residual(width, width * 2) for _ in range(2))
         self.down = nn.Conv2d(width, deep, 3, stride=2, padding=1)
         self.deep = nn.ModuleList(Residual(deep, width * 2) for _ in range(2))
         self.up = nn.Conv2d(deep, width, 3, padding=1)
         self.after = nn.ModuleList(Residual(width, width * 2) for _ in range(2))
-        self.noise_head = nn.Conv2d(width, channels, 3, padding=1)
-        self.deviation_head = zero(nn.Conv2d(width, channels, 3, padding=1))
+        self.noise_head = nn.Conv2d(width, latent_channels, 3, padding=1)
+        self.deviation_head = zero(nn.Conv2d(width, latent_channels, 3, padding=1))
         # Fine structure does not survive the noise, so a small UNet is also given features of the picture, at its four
         # finest skip connections: two at the latent's resolution, two at half of it.
-        sizes = ((width, unet[0]), (width, unet[0]), (deep, unet[0]), (deep, unet[1]))
+        sizes = zip((width, width, deep, deep), skips, strict=True)
         self.control_heads = nn.ModuleList(zero(nn.Conv2d(*size, 1)) for size in sizes)
 
     def forward(self, lq, z_lq):
@@ -188,13 +189,12 @@ class MINE(nn.Module):
 
 # ---- the model ----
 
-NANO = {  # widths of the networks; the package's compact model is the same with larger ones
-    "vae": {"width": 48, "encoder": 2, "decoder": 3},
-    "unet": [32, 48, 64],
-    "context": 32,
-    "mine": {"channels": 8, "width": 48, "deep": 64, "severity": 24, "sigma": [0.05, 1.2]},
-    "mean": [0.0] * 8,  # of the autoencoder's latents, and their standard deviation: training measures them
-    "std": [1.0] * 8,
+NANO = {  # sizes in the words of diffusers and the package; its compact model is the same with larger ones
+    "vae": {"num_encoder_blocks": [2], "num_decoder_blocks": [3]}
+    | {"encoder_block_out_channels": [48], "decoder_block_out_channels": [48]},
+    "unet": {"block_out_channels": [32, 48, 64], "cross_attention_dim": 32},
+    "mine": {"latent_channels": 8, "width": 48, "deep_width": 64, "severity_width": 24}
+    | {"sigma_min": 0.05, "sigma_max": 1.2},
     "kappa": 1.3,  # how far the dial reaches, w_end / w
 }
 
@@ -204,43 +204,33 @@ class IDaS(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        vae, widths, channels = config["vae"], config["unet"], config["mine"]["channels"]
-        self.config, self.mine = config, MINE(**config["mine"], unet=widths)
-        self.vae = AutoencoderTiny(
-            in_channels=3 * SCALE**2,
-            out_channels=3 * SCALE**2,
-            latent_channels=channels,
-            encoder_block_out_channels=[vae["width"]],
-            decoder_block_out_channels=[vae["width"]],
-            num_encoder_blocks=[vae["encoder"]],
-            num_decoder_blocks=[vae["decoder"]],
-        )
+        self.config, (finest, finer, _) = config, config["unet"]["block_out_channels"]
+        latent, pixels = config["mine"]["latent_channels"], 3 * SCALE**2
+        self.mine = MINE(**config["mine"], skips=(finest, finest, finest, finer))
+        self.vae = AutoencoderTiny(pixels, pixels, latent_channels=latent, **config["vae"])
         self.unet = UNet2DConditionModel(
-            in_channels=channels,
-            out_channels=channels,
-            block_out_channels=widths,
-            layers_per_block=1,
+            in_channels=latent,
+            out_channels=latent,
             down_block_types=["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
             up_block_types=["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+            layers_per_block=1,
             norm_num_groups=16,
             attention_head_dim=4,
-            cross_attention_dim=config["context"],
             only_cross_attention=True,
+            **config["unet"],
         )
-        self.tokens = nn.Parameter(torch.randn(1, 4, config["context"]))
-
-    def statistics(self):
-        return (torch.tensor(self.config[name]).reshape(1, -1, 1, 1) for name in ("mean", "std"))
+        self.tokens = nn.Parameter(torch.randn(1, 4, config["unet"]["cross_attention_dim"]))
+        # Of the autoencoder's latents.
+        self.register_buffer("mean", torch.zeros(1, latent, 1, 1))
+        self.register_buffer("std", torch.ones(1, latent, 1, 1))
 
     def encode(self, image):
         """(B, 3, H, W) in [-1, 1] -> (B, C, H/4, W/4), each channel of mean 0 and standard deviation 1."""
-        mean, std = self.statistics()
-        return (self.vae.encode(F.pixel_unshuffle(image, SCALE)).latents - mean) / std
+        return (self.vae.encode(F.pixel_unshuffle(image, SCALE)).latents - self.mean) / self.std
 
     def decode(self, z):
         """The way back."""
-        mean, std = self.statistics()
-        return F.pixel_shuffle(self.vae.decode(z * std + mean).sample, SCALE)
+        return F.pixel_shuffle(self.vae.decode(z * self.std + self.mean).sample, SCALE)
 
     def eps(self, state, w, t, features=()):
         """The noise that the UNet sees in z + w x, of unit variance. Its own states are (z + w x) / sqrt(1 + w^2)."""
@@ -264,11 +254,12 @@ class IDaS(nn.Module):
         # 3. Steer. [S-2] log w_r = (1 - r) log w + r log w_end, with w_end = min(kappa w, w(599)).
         w_end = torch.maximum(torch.minimum(self.config["kappa"] * w, level_of(torch.full_like(w, 599))), w)
         t_r = torch.maximum(timestep_of(w * (w_end / w) ** realism), t)
-        w_r = level_of(torch.where(realism == 0, t, t_r))  # at 0 exactly the anchor, without rounding by exp and log
+        t_r = torch.where(realism == 0, t, t_r)  # exactly: no rounding by exp and log
+        w_r = level_of(t_r)
         # [N1] The forward process from w to w_r: nothing random at realism 0.
         state = state + as_map((w_r**2 - w**2).clamp_min(0).sqrt()) * fresh_noise(seeds, *state.shape[1:])
         # 4. Denoise, told the level that the state really has.
-        w_r, t_r = as_map(w_r), torch.where(realism == 0, t, t_r)
+        w_r = as_map(w_r)
         return state - w_r * self.eps(state, w_r, t_r, features), (z_lq, said)
 
 
@@ -321,19 +312,10 @@ def read_package_model(folder):
     """Configuration and weights of the prior, and of the adapter that makes it IDaS-SR."""
     names = ("model_index.json", "vae/config.json", "unet/config.json", "adapters/idas/config.json")
     index, vae, unet, adapter = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)
-    blocks = {"encoder": vae["num_encoder_blocks"][0], "decoder": vae["num_decoder_blocks"][0]}
-    mine, sizes = adapter["estimator"], ("width", "deep_width", "severity_width")
-    config = {
-        "vae": {"width": vae["encoder_block_out_channels"][0], **blocks},
-        "unet": unet["block_out_channels"],
-        "context": unet["cross_attention_dim"],
-        "mine": {"channels": mine["latent_channels"], "sigma": [mine["sigma_min"], mine["sigma_max"]]}
-        | {name.removesuffix("_width"): mine[name] for name in sizes},
-        "mean": index["latents_mean"],
-        "std": index["latents_std"],
-        "kappa": adapter["steering"]["args"]["kappa"],
-    }
-    tensors = {}
+    saved = {"vae": vae, "unet": unet, "mine": adapter["estimator"]}
+    config = {part: {name: saved[part][name] for name in NANO[part]} for part in saved}
+    config["kappa"] = adapter["steering"]["args"]["kappa"]
+    tensors = {name: torch.tensor(index[f"latents_{name}"]).reshape(1, -1, 1, 1) for name in ("mean", "std")}
     for part in ("vae", "unet", "prompt"):
         weights = load_file(folder / part / "diffusion_pytorch_model.safetensors")
         tensors |= {f"{part}.{name}": value for name, value in weights.items()}
@@ -401,32 +383,29 @@ def batches(files, rng):
 
 
 @torch.no_grad()
-def start_from_components(vae, hq):
-    """Let an untrained autoencoder be a projection of 4 x 4 patches on their principal components: it saves minutes.
+def start_from_components(model, hq):
+    """Make the autoencoder a projection of 4 x 4 patches on their principal components, which needs no training.
 
-    A component's variance becomes the square root of what it is in photographs: noise of some level then hides fine
-    structure before it hides brightness, but not all of it. A rotation shares them out evenly among the channels.
+    A component's variance becomes the square root of what it is in photographs: noise then hides fine structure before
+    brightness, though not all of it. A rotation shares the components out evenly among the channels.
     """
-    patches = F.pixel_unshuffle(hq / 2 + 0.5, SCALE).transpose(0, 1).flatten(1)  # (48, N) in [0, 1]
-    variance, vectors = (part[..., -vae.config.latent_channels :] for part in torch.linalg.eigh(patches.cov()))
-    turn = torch.linalg.qr(torch.randn(len(variance), len(variance)))[0]
+    patches = F.pixel_unshuffle(hq / 2 + 0.5, SCALE).transpose(0, 1).flatten(1)  # (48, N), as the networks see them
+    center, count = patches.mean(1), model.mean.numel()
+    variance, vectors = (part[..., -count:] for part in torch.linalg.eigh(patches.cov()))
     gain = 0.5 * (variance.rsqrt() / variance.sqrt().mean()).sqrt()
-    convs = [layer for part in (vae.encoder, vae.decoder) for layer in part.layers if isinstance(layer, nn.Conv2d)]
-    for layer in (*convs, *(block.conv[-1] for block in vae.modules() if hasattr(block, "fuse"))):
-        zero(layer)
-    nn.init.dirac_(convs[0].weight)
-    convs[1].weight[:, :, 1, 1] = turn * gain @ vectors.T
-    convs[1].bias[:] = -convs[1].weight[:, :, 1, 1] @ patches.mean(1)
-    convs[2].weight[:, :, 1, 1] = vectors / gain @ turn.T
-    convs[2].bias[:] = patches.mean(1)
-    nn.init.dirac_(convs[3].weight)
-
-
-def autoencoder_loss(model, hq, lq, seeds):
-    """L1 from latents with a little noise, so that the decoder forgives some."""
-    z = model.vae.encode(F.pixel_unshuffle(hq, SCALE)).latents
-    z = z + 0.01 * fresh_noise(seeds, *z.shape[1:])
-    return (F.pixel_shuffle(model.vae.decode(z).sample, SCALE) - hq).abs().mean()
+    turn = torch.linalg.qr(torch.randn(count, count))[0]
+    down, up = turn * gain @ vectors.T, vectors / gain @ turn.T
+    layers = [*model.vae.encoder.layers, *model.vae.decoder.layers]
+    for block in (layer for layer in layers if hasattr(layer, "fuse")):
+        zero(block.conv[-1])  # the blocks have nothing to add yet
+    enter, compress, expand, leave = (zero(layer) for layer in layers if isinstance(layer, nn.Conv2d))
+    nn.init.dirac_(enter.weight)
+    compress.weight[:, :, 1, 1], compress.bias[:] = down, -down @ center
+    expand.weight[:, :, 1, 1], expand.bias[:] = up, center
+    nn.init.dirac_(leave.weight)
+    z = model.encode(hq)
+    # From now on a level of noise means the same in every channel.
+    model.mean, model.std = z.mean((0, 2, 3), keepdim=True), z.std((0, 2, 3), keepdim=True)
 
 
 def prior_loss(model, hq, lq, seeds):
@@ -452,8 +431,7 @@ def restoration_loss(model, hq, lq, seeds):
         + 0.1 * (power.log() + square / power).mean()  # [L_map]
         + 0.5 * left.abs().mean()  # [L_dev]
         + 0.1 * (share - (left.detach() / w).square().mean((1, 2, 3)).sqrt()).abs().mean()  # sigma_e
-        + 0.05
-        * calibration(left / w + u)  # [L_cal]: (y_0 - z_H) / w, white noise if state and position belong together
+        + 0.05 * calibration(left / w + u)  # [L_cal], of (y_0 - z_H) / w
         + 0.3 * (z0 - z_hq).square().mean()
         + (model.decode(z0) - hq).abs().mean()
         + 0.5 * (model.decode(z_hq) - hq).abs().mean()  # what the decoder must not forget
@@ -471,9 +449,8 @@ def calibration(noise):
 
 
 STAGES = {  # share of the steps, loss, and what is trained
-    "autoencoder": (0.1, autoencoder_loss, ("vae",)),
-    "prior": (0.15, prior_loss, ("unet", "tokens")),
-    "restoration": (0.75, restoration_loss, ("mine", "unet", "tokens", "vae.decoder")),
+    "prior": (0.2, prior_loss, ("unet", "tokens")),
+    "restoration": (0.8, restoration_loss, ("mine", "unet", "tokens", "vae.decoder")),
 }
 
 
@@ -494,70 +471,65 @@ def measure(model, hq, lq):
     return row
 
 
-@torch.no_grad()
-def set_statistics(model, stream):
-    """Measure the latents, so that the schedule's levels mean the same in every channel."""
-    z = torch.cat([model.vae.encode(F.pixel_unshuffle(next(stream)[0], SCALE)).latents for _ in range(16)])
-    model.config |= {"mean": z.mean((0, 2, 3)).tolist(), "std": z.std((0, 2, 3)).tolist()}
-
-
 def run_stage(model, name, steps, stream, rng):
     """Train one stage; yields the loss of each step."""
     _, loss_of, parts = STAGES[name]
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key.startswith(parts))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    optimizer = torch.optim.AdamW(trained)
     for step in range(steps):
         # Up within fifty steps, then half a cosine down to nothing.
-        optimizer.param_groups[0]["lr"] = (
-            1e-3 * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        )
+        rate = min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = 1e-3 * rate
         loss = loss_of(model, *next(stream), rng.integers(2**63, size=BATCH).tolist())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         yield loss.item()
-    if name == "autoencoder":
-        with torch.no_grad():
-            z = torch.cat([model.vae.encode(F.pixel_unshuffle(next(stream)[0], SCALE)).latents for _ in range(16)])
-        # From now on a level of noise means the same in every channel.
-        model.config |= {"mean": z.mean((0, 2, 3)).tolist(), "std": z.std((0, 2, 3)).tolist()}
+
+
+def split(folder):
+    """Photographs to train on, and every fifth to measure on; chosen by name, so it stays so when others come."""
+    parts = [], []
+    for path in find_pictures(folder):
+        parts[zlib.crc32(path.name.encode()) % 5 == 0].append(path)
+    if not all(parts):
+        raise ValueError(f"There are too few pictures in {folder}: training needs some dozens.")
+    return parts
 
 
 def train(photographs, out, steps, seed, config=NANO):
-    """Three stages on four of five photographs. Writes the model to ``out`` and, beside it, how it came along."""
+    """Two stages, then. Writes the model to ``out`` and, beside it, how training went, a line of JSON per row."""
     out, rng = Path(out), np.random.default_rng(seed)
     if out.exists():
         raise ValueError(f"{out} exists already: name another file, or remove it.")
-    files = find_pictures(photographs)
-    # Chosen by name, as the package does: a photograph stays held out when others come.
-    held_out = [path for path in files if zlib.crc32(path.name.encode()) % 5 == 0]
-    files = [path for path in files if path not in held_out]
-    if not files or not held_out:
-        raise ValueError(f"There are too few pictures in {photographs}: training needs some dozens.")
+    if steps < 10:
+        raise ValueError(f"--steps must be 10 or more, not {steps}.")
+    files, held_out = split(photographs)
     check = pairs([read_picture(path, CROP) for path in held_out[:48]], np.random.default_rng(0))
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model, stream, rows, losses = IDaS({**config}), batches(files, rng), [], []
-    start_from_components(model.vae, torch.cat([next(stream)[0] for _ in range(16)]))
+    model, stream, rows, losses = IDaS(config), batches(files, rng), [], []
+    start_from_components(model, torch.cat([next(stream)[0] for _ in range(16)]))
     with tqdm(total=steps, unit="step") as bar:
         for stage, (share, *_) in STAGES.items():
-            for loss in run_stage(model, stage, round(share * steps), stream, rng):
+            count = round(share * steps)
+            for step, loss in enumerate(run_stage(model, stage, count, stream, rng), 1):
                 losses.append(loss)
                 bar.update()
-                if bar.n % max(steps // 25, 1) and bar.n < steps:
+                if step < count and bar.n % max(steps // 25, 1):
                     continue
-                minutes, loss = round(time.process_time() / 60, 2), round(float(np.mean(losses)), 4)
-                row = {"stage": stage, "step": bar.n, "cpu_minutes": minutes, "loss": loss}
+                row = {"stage": stage, "step": bar.n, "cpu_minutes": round(time.process_time() / 60, 2)}
+                row["loss"] = round(sum(losses) / len(losses), 4)
+                losses.clear()
                 if stage == "restoration":
                     row |= measure(model, *check)
                     save_model(model, out)
                 rows.append(json.dumps(row) + "\n")
-                bar.write(rows[-1].strip())
                 write(out.with_suffix(".jsonl"), lambda partial: partial.write_text("".join(rows)))
-                losses.clear()
+                bar.write(rows[-1].strip())
 
 
 # ---- the two commands ----
