@@ -106,7 +106,17 @@ def test_a_command_without_a_mark_is_seen(block: str, words: str) -> None:
 
 def prepare(folder: Path) -> None:
     """What the pages speak of: pictures, pairs, and the repository's own folders as copies or links."""
-    for name in ("scripts", "configs", "idas_sr", "tests", "integrations", "notebooks", "mkdocs.yml", "pyproject.toml", "nano_idas.py"):
+    for name in (
+        "scripts",
+        "configs",
+        "idas_sr",
+        "tests",
+        "integrations",
+        "notebooks",
+        "mkdocs.yml",
+        "pyproject.toml",
+        "nano_idas.py",
+    ):
         (folder / name).symlink_to(ROOT / name)
     for name in ("docs", "examples"):
         shutil.copytree(ROOT / name, folder / name)
