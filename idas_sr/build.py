@@ -35,7 +35,13 @@ from idas_sr.networks.sd_turbo import load_sd_turbo
 from idas_sr.networks.store import load_parts
 from idas_sr.steering import STEERINGS
 
-METHODS: dict[str, type[Method]] = {"idas": IDaSSR, "invsr": InvSR, "osediff": OSEDiff, "rcod": RCOD, "s3diff": S3Diff}
+METHODS: dict[str, type[Method]] = {
+    "idas": IDaSSR,
+    "invsr": InvSR,
+    "osediff": OSEDiff,
+    "rcod": RCOD,
+    "s3diff": S3Diff,
+}
 BACKBONES = {
     "compact": presets.compact,
     "sd-turbo": presets.sd_turbo,

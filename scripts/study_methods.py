@@ -29,8 +29,8 @@ from safetensors import safe_open
 
 from idas_sr.build import METHODS, has_dial
 from idas_sr.data.benchmarks import pictures_in
-from idas_sr.evaluation.files import file_sha256, write_json
-from idas_sr.evaluation.score import score_folder
+from idas_sr.evaluation.files import file_sha256, versions, write_json
+from idas_sr.evaluation.score import PROTOCOL, Scores, score_folder
 from idas_sr.evaluation.trivial import TRIVIAL, write_trivial
 from idas_sr.imagefiles.reading import read_picture
 from idas_sr.images import to_pil
@@ -55,6 +55,7 @@ HDCLIP_GUIDERS: dict[str, dict[str, Any]] = {
     "CFPG a": {"name": "cfpg", "args": {"form": "a", "scale": 1.1, "negative_scale": 0.1}},
     "CFPG b": {"name": "cfpg", "args": {"form": "b", "scale": 1.1}},
 }
+COSTS = ("unet_evaluations", "milliseconds")
 SHOWN = {"psnr_y": 2, "ssim_y": 4, "sqdist": 3, "niqe": 2}
 """Metric -> decimals."""
 LABEL = "small budget"
@@ -191,9 +192,9 @@ def study(args: argparse.Namespace) -> None:
     for stem, path in pictures_in(args.reference).items():
         if stem in pictures:
             (references / path.name).symlink_to(path.resolve())
-    table: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in TRIVIAL:
-        table[name] = dict(score_folder(args.output / name, references, args.squeezenet).mean)
+        rows[name] = as_row(scores := score_folder(args.output / name, references, args.squeezenet))
     for row in rows_of(find_model(args.model), args.also):
         said, done = {"identity": identity(row, pictures), "squeezenet": args.squeezenet is not None}, {}
         record = args.output / f"{row.name}.json"
@@ -201,11 +202,31 @@ def study(args: argparse.Namespace) -> None:
             done = json.loads(record.read_text(encoding="utf-8"))
         if {key: done.get(key) for key in said} != said:
             done = {**said, "trained": row.trained, **restore(row, pictures, args.output / row.name)}
-            done |= score_folder(args.output / row.name, references, args.squeezenet).mean
+        if "mean" not in done:
+            done |= as_row(score_folder(args.output / row.name, references, args.squeezenet))
             write_json(record, done)
-        table[row.name] = {key: value for key, value in done.items() if key not in said}
-    write_json(args.output / "methods.json", table)
-    print(markdown(table, not args.no_times))
+        rows[row.name] = {key: done[key] for key in ("trained", *COSTS, "mean", "images", "data")}
+    write_json(args.output / "methods.json", as_json(rows, scores, args))
+    print(markdown({name: {**row, **row["mean"]} for name, row in rows.items()}, not args.no_times))
+
+
+def as_row(scores: Scores) -> dict[str, Any]:
+    """What was measured of one folder, as a row of a file of results."""
+    return {"mean": scores.mean, "images": scores.images, "data": scores.data}
+
+
+def as_json(rows: dict[str, dict[str, Any]], scores: Scores, args: argparse.Namespace) -> dict[str, Any]:
+    """The study as a file of results that fits idas_sr/evaluation/result.schema.json; ``scores`` of any of the rows."""
+    settings = {name: value if value is None else str(value) for name, value in vars(args).items() if name != "also"}
+    return {
+        "protocol": PROTOCOL,
+        "rows": rows,
+        "notes": scores.notes,
+        "settings": {**settings, "also": args.also, "fingerprint": fingerprint(find_model(args.model))},
+        "versions": versions(),
+        "weights": scores.weights,
+        "command": sys.argv,
+    }
 
 
 def markdown(table: dict[str, dict[str, Any]], times: bool = True) -> str:
@@ -216,7 +237,7 @@ def markdown(table: dict[str, dict[str, Any]], times: bool = True) -> str:
     for name, values in table.items():
         cells = [name, *("" if values.get(key) is None else f"{values[key]:.{SHOWN[key]}f}" for key in shown)]
         cells.append("" if values.get("trained") is None else f"{values['trained'] / 1e6:.2f} M")
-        costs = ("unet_evaluations", "milliseconds") if times else ("unet_evaluations",)
+        costs = COSTS if times else COSTS[:1]
         cells += ["" if values.get(key) is None else f"{values[key]:.0f}" for key in costs]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

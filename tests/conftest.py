@@ -1,7 +1,10 @@
 """Small, real networks that every test may share."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -81,3 +84,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("astronaut", "chelsea", "coffee"):
         Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for tests marked so."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()

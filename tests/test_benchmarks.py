@@ -31,6 +31,7 @@ from idas_sr.data.degradation import DEGRADATIONS, DegradationConfig, draw_recip
 from idas_sr.evaluation.benchmark import BenchmarkConfig, check_set, judge, load_benchmark
 from idas_sr.evaluation.prepare import build_set, inspect_set
 from idas_sr.evaluation.published import published_rows
+from idas_sr.evaluation.results import read_result
 from idas_sr.evaluation.run import report_json, report_table, run_benchmark, write_report
 from idas_sr.evaluation.trivial import restore_trivially
 from idas_sr.imagefiles.reading import read_rgb
@@ -315,7 +316,7 @@ def test_a_run_restores_scores_and_goes_on(tmp_path: Path, tiny: IDaSSRPipeline)
     table = report_table(config, report)
     assert "OSEDiff" in table and "realism 0" in table and "not verified" in report.notes[0]
     path = write_report(config, report, {"seed": 42}, ["evaluate.py"])
-    written = json.loads(path.read_text())
+    written = read_result(path)
     assert written["rows"]["bicubic"]["mean"] == report.rows["bicubic"].mean
     assert written["rows"]["bicubic"]["data"]["lq"] == folder_digest(tmp_path / "set" / "lq")
     assert (tmp_path / "out" / "report.csv").read_text().count("\n") == 1 + 5 * 4

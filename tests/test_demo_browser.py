@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import shutil
 import statistics
 import time
 import zipfile
@@ -36,18 +35,6 @@ def address() -> Iterator[str]:
     pipeline, settings = demo.load(parser.parse_args(["--device", "cpu"]))
     with serving(pipeline, settings, max_pixels=100_000) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def code_in(text: str) -> str:
 
 def missing_files(text: str) -> list[str]:
     # Capitals stand for something to fill in.
-    names = {name for name in FILE.findall(code_in(text)) if not re.search(r"/[A-Z]+(\.|$)", name)}
+    names = {name for name in FILE.findall(code_in(text)) if not re.search(r"[/_][A-Z]+(\.|$)", name)}
     return sorted(name for name in names if not (ROOT / name).exists())
 
 
@@ -131,6 +131,7 @@ def test_example_method_trains(monkeypatch) -> None:
 
 def test_mistakes_are_seen() -> None:
     text = "`idas_sr.schedule.NoiseSchedule.coeff` `idas_sr.nowhere` `idas_sr.schedule` `idas_sr/nowhere.py` `tests/`"
+    text += " `tests/test_method_NAME.py`"
     assert missing_objects(text) == ["idas_sr.nowhere", "idas_sr.schedule.NoiseSchedule.coeff"]
     assert missing_files(text) == ["idas_sr/nowhere.py"]
     page = ROOT / "docs" / "training.md"

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"batch", "session", "verification"},
     {"engines", "reproduction"},
     {"evaluation", "benchmarking"},
-    {"demo"},
+    {"demo", "comparison", "scaffold"},
     {"cli"},
 ]
 RANK = {name: index for index, layer in enumerate(LAYERS) for name in layer}

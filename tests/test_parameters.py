@@ -1,6 +1,5 @@
 """What each stage trains, adapters on their way through files, and who moves in whose turn."""
 
-import importlib.util
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
+from contract import load_script
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
@@ -76,14 +76,6 @@ def turn(task: IDaSSR, player: str, batch: Batch) -> dict[str, Tensor]:
     batch.update(left)
     torch.stack(list(losses.values())).sum().backward()
     return losses
-
-
-def load_script(name: str):  # type: ignore[no-untyped-def]
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 export_adapter = load_script("export_adapter")

@@ -19,6 +19,7 @@ import pytest
 import skimage.data
 import torch
 from accelerate import Accelerator
+from contract import assert_same, files_of
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -87,10 +88,6 @@ def chain(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in COMPACT_STAGES:
         train_stage(stage_config(stage, photographs, folder, *CHAIN))
     return folder
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def first_batch(config: Config, count: int = 2) -> Batch:
@@ -230,21 +227,6 @@ def test_resume_is_bit_exact(chain: Path, photographs: Path, tmp_path: Path, sta
     for line in (line for log in logs for line in log):
         del line["seconds"]
     assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == [2, 4, 6]
-
-
-def assert_same(left: object, right: object, where: str) -> None:
-    if isinstance(left, dict):
-        assert isinstance(right, dict) and left.keys() == right.keys(), where
-        for key in left:
-            assert_same(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, list | tuple):
-        assert isinstance(right, list | tuple) and len(left) == len(right), where
-        for index, pair in enumerate(zip(left, right, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    elif isinstance(left, torch.Tensor):
-        assert isinstance(right, torch.Tensor) and torch.equal(left, right), where
-    else:
-        assert left == right, where
 
 
 def test_checkpoints_are_found_by_number_and_written_whole(tmp_path: Path, caplog) -> None:

@@ -8,9 +8,9 @@ import pytest
 import skimage.data
 import torch
 from accelerate import Accelerator
+from contract import files_of
 from PIL import Image
 from safetensors import safe_open
-from test_training import files_of
 from test_training_configs import tiny_overrides
 
 from idas_sr.build import build_photographs, build_task, build_validation_photographs

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from idas_sr import __version__
@@ -20,6 +21,8 @@ COMMANDS = {
     "demo": "the same in a browser, with a slider",
     "train": "train a model, or go on training it",
     "evaluate": "measure restored pictures, or run a benchmark",
+    "compare": "let people choose between results blindly, and score their votes",
+    "new-method": "start a method: its class, configuration and test",
     "models": "list models, backbones and methods, with size and licence",
     "doctor": "say what this machine can run, and what is missing",
 }
@@ -63,9 +66,14 @@ def build_parser(prog: str | None = None, chosen: str | None = None) -> Parser:
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, formatter_class=formatter, allow_abbrev=False)
         if name == chosen:
-            importlib.import_module(f"idas_sr.cli.{name}").add_arguments(command)
+            command_module(name).add_arguments(command)
         command.add_argument("--offline", action="store_true", help=OFFLINE)
     return parser
+
+
+def command_module(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"idas_sr.cli.{name.replace('-', '_')}")
 
 
 def go_offline() -> None:
@@ -85,7 +93,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     args = build_parser(prog, chosen).parse_args(words)
     quieten()
     try:
-        return importlib.import_module(f"idas_sr.cli.{args.command}").run(args)
+        return command_module(args.command).run(args)
     except (ValueError, OSError) as error:
         print(f"{prog or 'idas-sr'} {args.command}: error: {error}", file=sys.stderr)
         return 2

@@ -20,6 +20,8 @@ from idas_sr.evaluation.benchmark import BenchmarkConfig, load_benchmark
 from idas_sr.evaluation.columns import COLUMNS, MissingMetricError
 from idas_sr.evaluation.expect import compare, difference_table, load_expected
 from idas_sr.evaluation.files import write_csv, write_json
+from idas_sr.evaluation.results import read_result, rows_in
+from idas_sr.evaluation.results import table as results_table
 from idas_sr.evaluation.run import report_json, report_table, run_benchmark, write_report
 from idas_sr.evaluation.score import PROTOCOL, Scores, available_cores, pictures_in, score_folder
 from idas_sr.networks.library import find_model, fingerprint
@@ -34,15 +36,17 @@ EXAMPLES = """examples:
   %(prog)s run configs/benchmark/realsr.yaml data.root=FOLDER realism=[0,0.5,1]
       a whole benchmark: restores what is missing, scores it beside three restorations without a model, prints the
       table. The same command again does only the rest; accelerate launch scripts/evaluate.py run uses several GPUs.
+  %(prog)s check mine.json theirs.json
+      whether files of results are complete and consistent, and their rows
 
-Either with --expect FILE.json: exit code 1 where a mean differs from that file's by more than the tolerance.
+The first two with --expect FILE.json: exit code 1 where a mean differs from that file's by more than the tolerance.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``evaluate``, which has two commands of its own."""
+    """Arguments of ``evaluate``, which has three commands of its own."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    commands = parser.add_subparsers(dest="what", required=True, metavar="score|run", parser_class=type(parser))
+    commands = parser.add_subparsers(dest="what", required=True, metavar="score|run|check", parser_class=type(parser))
     score = commands.add_parser("score", help="score a folder of saved pictures", allow_abbrev=False)
     score.add_argument("restored", type=Path, help="folder of restored pictures")
     score.add_argument("--reference", type=Path, help="folder of the pictures that they should be, same stems")
@@ -63,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benchmark.add_argument("config", type=Path, help="configs/benchmark/NAME.yaml")
     benchmark.add_argument("overrides", nargs="*", metavar="key=value", help="data.root=FOLDER, realism=[0,0.5,1] ...")
     benchmark.set_defaults(act=run_command)
+    check = commands.add_parser("check", help="check files of results, yours or other people's", allow_abbrev=False)
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="what score --json or run wrote")
+    check.set_defaults(act=check_command)
     for command in (score, benchmark):
         command.add_argument("--expect", type=Path, metavar="FILE.json", help="exit with 1 where means differ from it")
 
@@ -117,6 +124,16 @@ def score_command(args: argparse.Namespace) -> int:
         lines = [[stem, *row.values()] for stem, row in scores.images.items()]
         write_csv(args.csv, ["stem", *columns], [*lines, ["mean", *(scores.mean[name] for name in columns)]])
     return gate(values, expected)
+
+
+def check_command(args: argparse.Namespace) -> int:
+    """Print the rows of each file, the next one only where the last was right."""
+    for path in args.files:
+        result = read_result(path)
+        rows = rows_in(result, path.stem)
+        print(f"{path}: {len(rows)} row(s) of results, complete and consistent ({result['protocol']})")
+        print(results_table(rows))
+    return 0
 
 
 def model_of(config: BenchmarkConfig, device: str) -> tuple[Callable[[], IDaSSRPipeline], Settings]:
