@@ -135,7 +135,7 @@ class Steering(ABC):
             _, channels, height, width = state.shape
             drawn = canvas_noise(seeds, (channels, height, width), origin).to(state)
             state = state + unsqueeze_like(fresh, state) * self._shaped(drawn, anchor)
-        return Steered(self._declared(timestep, position), level, keep, fresh, state, r)
+        return Steered(self._declared(timestep, position), level, keep, fresh, state, r if self.dial else None)
 
     def _position(self, timestep: Tensor, sigma: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
         target = schedule.timestep_of(self.reschedule(sigma, self.end_point(sigma, schedule), realism))

@@ -191,6 +191,7 @@ def test_osediff_declares_999_and_draws_nothing(backbone: LatentBackbone, lq: Te
     osediff = method("osediff", backbone)
     results = [osediff.restore_image(lq, seeds=[seed]) for seed in (0, 1)]
     assert results[0].anchor.timestep.tolist() == [999.0] and osediff.estimator is None
+    assert results[0].steered.realism is None
     assert torch.equal(results[0].z0, results[1].z0)
 
 
@@ -200,6 +201,7 @@ def test_temperature_goes_from_the_mean_to_a_sample(schedule: NoiseSchedule) -> 
     sigma, xi = float(schedule.sigma(torch.tensor([199.0]))), canvas_noise([7], (4, 8, 8))
     for tau, realism, used in ((None, 0.0, 0.0), (None, 0.4, 0.4), (1.0, 0.0, 1.0)):
         steered = Temperature(tau)(anchor, z, realism, [7], schedule)
+        assert (steered.realism is None) == (tau is not None)
         torch.testing.assert_close(steered.state, sigma * (0.3 + used * 0.5 * xi))
         assert steered.timestep.tolist() == [199.0]
     assert Temperature().dial and not Temperature(1.0).dial and not AsIs().dial
