@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from idas_sr import recipe as recipes
+from idas_sr.consistency import PROMISED, Projector, check_larger
 from idas_sr.dial import CALIBRATED
 from idas_sr.imagefiles.formats import EXTENSIONS, READABLE, Encoding
 from idas_sr.imagefiles.limits import check_output
@@ -105,6 +106,7 @@ class Settings:
         size: of every output in pixels; takes the place of ``upscale``.
         realism_map: file or folder of maps that take the place of ``realism``, see ``map_for``.
         dial: unit of ``realism`` and of maps, entry of DIALS.
+        consistent: whether outputs are projected, see `idas_sr.consistency`.
     """
 
     model: str
@@ -121,6 +123,7 @@ class Settings:
     size: TargetSize | None = None
     realism_map: Path | None = None
     dial: str = CALIBRATED
+    consistent: bool = False
 
     def recipe(self, content: bytes, job: Job | None = None) -> str:
         """JSON text that is equal for equal outputs; ``content`` are the bytes of the input file.
@@ -135,6 +138,9 @@ class Settings:
         else:
             found = None if job is None else map_for(self.realism_map, job.name).read_bytes()
             recipe |= {"realism": None, "realism_map": found and hashlib.sha256(found).hexdigest()}
+        if not self.consistent:
+            # As it was before there was this setting.
+            del recipe["consistent"]
         if recipe["realism"] == 0:
             # No fresh noise is drawn there, whatever the unit, so the file must not differ either.
             del recipe["seed"], recipe["dial"]
@@ -155,6 +161,8 @@ class Settings:
             ValueError: it cannot be had, the format cannot hold it, or memory.
         """
         size = self.size.resolve(height, width) if self.size else target_size(height, width, self.upscale)
+        if self.consistent:
+            check_larger(size, height, width)
         check_sides(*size, self.encoding.format_of(job.target.suffix))
         if not self.may_stream(job):
             self.check_memory(size, height, width)
@@ -434,13 +442,15 @@ def _restore_rows(pipeline: IDaSSRPipeline, ready: _Ready, settings: Settings) -
             settings.color_fix,
             settings.extra.get("tile", "auto"),
             settings.dial,
+            settings.consistent,
         )
     except OSError as error:
         return Outcome(job, "failed", f"{job.target} could not be written: {error.strerror or one_line(error)}")
     except (RuntimeError, MemoryError, ValueError) as error:
         return Outcome(job, "failed", f"{job} could not be restored: {one_line(error)}")
     seconds = round(time.perf_counter() - begin, 4)
-    return Outcome(job, "restored", None, seconds, (size[1], size[0]), trace, picture.notices)
+    notices = (*picture.notices, *_disagreement(trace))
+    return Outcome(job, "restored", None, seconds, (size[1], size[0]), trace, notices)
 
 
 def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
@@ -449,7 +459,11 @@ def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
         return result
     job, picture = result.ready.job, result.ready.picture
     height, width = settings.size_of(job, *picture.colour.shape[-2:])
-    restored = resize(result.image[None], (height, width))[0].clamp(0, 1)
+    restored, trace = resize(result.image[None], (height, width))[0].clamp(0, 1), result.trace
+    if settings.consistent:
+        # Not earlier: the picture agrees with its input at the size that it has in the end.
+        projector = Projector(picture.colour, (height, width))
+        restored, trace = projector.whole(restored), trace | {"lr_psnr": projector.decibels()}
     if settings.watermark is not None:
         (restored,) = to_tensors(stamp(to_pil(restored), settings.watermark))
     try:
@@ -458,8 +472,18 @@ def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         return Outcome(job, "failed", f"{job.target} could not be written: {reason}")
-    notices = (*picture.notices, *said)
-    return Outcome(job, "restored", None, round(result.seconds, 4), (width, height), result.trace, notices)
+    notices = (*picture.notices, *said, *_disagreement(trace))
+    return Outcome(job, "restored", None, round(result.seconds, 4), (width, height), trace, notices)
+
+
+def _disagreement(trace: dict[str, float]) -> tuple[str, ...]:
+    """A note where a picture could not be made consistent."""
+    if trace.get("lr_psnr", PROMISED) >= PROMISED:
+        return ()
+    return (
+        f"it agrees with its input to {trace['lr_psnr']:.1f} dB only: no picture between black and white is this input "
+        "when it is reduced",
+    )
 
 
 def _naming(job: Job, error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterable, Iterator
 
@@ -12,14 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from idas_sr.color import COLOR_FIXES, FLAT, REACH
-from idas_sr.resample import upsample
+from idas_sr.resample import axis_weights, upsample
 
 PIXELS = 2**20
 """Of the picture, that are worked on at a time."""
 CONTEXT = 3
 """Input rows around those that are enlarged: bicubic interpolation looks at two."""
-A = -0.5
-"""Of the bicubic kernel (Keys 1981), as torch and Pillow have it where they low-pass."""
 
 
 def finish(
@@ -112,7 +109,7 @@ class _Moments:
 
 def _resized(bands: Iterable[Tensor], before: tuple[int, int], after: tuple[int, int]) -> Iterator[Tensor]:
     """``resize`` of rows: along the width by torch, along the height by the same kernel's weights."""
-    first, weights = _row_weights(before[0], after[0])
+    first, weights = axis_weights(before[0], after[0])
     count = weights.shape[1]
     # As many output rows at a time as one band's worth of pixels.
     step = max(PIXELS // max(after[1], 1), 1)
@@ -137,17 +134,3 @@ def _resized(bands: Iterable[Tensor], before: tuple[int, int], after: tuple[int,
         if done < after[0]:
             keep = max(int(first[done]), top)
             held, top = held[:, keep - top :].clone(), keep
-
-
-def _row_weights(before: int, after: int) -> tuple[Tensor, Tensor]:
-    """(after,) first input row and (after, n) weights of the antialiased bicubic resampling of an axis."""
-    ratio = before / after
-    stretch = max(ratio, 1.0)
-    count = min(math.ceil(2 * stretch) * 2 + 1, before)
-    center = (torch.arange(after, dtype=torch.float64) + 0.5) * ratio
-    low = (center - 2 * stretch + 0.5).floor().clamp(0, before - count)
-    place = (low[:, None] + torch.arange(count) + 0.5 - center[:, None]).abs() / stretch
-    near = ((A + 2) * place - (A + 3)) * place**2 + 1
-    far = (((place - 5) * place + 8) * place - 4) * A
-    weights = torch.where(place < 1, near, torch.where(place < 2, far, 0.0))
-    return low.long(), (weights / weights.sum(1, keepdim=True)).float()

@@ -32,6 +32,7 @@ from idas_sr.build import BACKBONES, METHODS, build_method, choose, construct
 from idas_sr.color import COLOR_FIXES
 from idas_sr.conditioning import CONDITIONERS
 from idas_sr.config import Component
+from idas_sr.consistency import Projector, check_larger
 from idas_sr.dial import CALIBRATED, DIALS, BySeverity, Calibration
 from idas_sr.finishing import finish
 from idas_sr.hub import HubMixin
@@ -76,7 +77,7 @@ class IDaSSROutput(BaseOutput):
         trace: with ``return_trace``, one dict per picture: t_hat (declared timestep), t_r (steered timestep), a_r and
             b_r (weights of inversion and fresh noise); with a dial also realism (its calibrated position) and raw (what
             steering was given); of a picture restored by tiles also tile, overlap (input pixels), at_once and samples
-            of its plan; else None.
+            of its plan; with ``consistent`` also lr_psnr, see ``Projector.decibels``; else None.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
@@ -447,6 +448,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         memory: Memory | None = None,
         tile: int | str | Plan = "auto",
         dial: str = CALIBRATED,
+        consistent: bool = False,
     ) -> IDaSSROutput | tuple[Any]:
         """Restore pictures.
 
@@ -470,6 +472,8 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
                 out nevertheless, the picture is started again with a smaller plan, and a warning says so.
             dial: unit of realism; ``calibrated``: equal moves are equal steps of feature distance, where the model has
                 a table for its steering, else the same as ``raw``: what steering takes.
+            consistent: the nearest picture that is the input again when it is reduced to the input's size, see
+                `idas_sr.consistency`; noise and compression of the input come back with it.
 
         Raises:
             ValueError: an argument out of its range; no restoration is started then.
@@ -479,6 +483,9 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         if memory is not None and len(pictures) > 1:
             raise ValueError("A memory belongs to one picture; restore several without it.")
         _check(upscale, generator, seed, color_fix, output_type)
+        if consistent:
+            for height, width in (picture.shape[-2:] for picture in pictures):
+                check_larger(target_size(height, width, upscale), height, width)
         with self._placed():
             levels = self._levels(realism, pictures, dial)
             _check_tile(tile)
@@ -495,7 +502,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
                 lq = torch.stack([pictures[i] for i in indices])
                 restored = self._restore(lq, [levels[i] for i in indices], ask)
                 for index, result in zip(indices, restored, strict=True):
-                    results[index] = result
+                    results[index] = _made_consistent(*result, pictures[index]) if consistent else result
         self.maybe_free_model_hooks()
         images = _as_output_type([hq for hq, _ in results], output_type)
         if not return_dict:
@@ -588,6 +595,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         color_fix: str = "none",
         tile: int | str | Plan = "auto",
         dial: str = CALIBRATED,
+        consistent: bool = False,
     ) -> tuple[T, dict[str, float]]:
         """Restore one picture of any size without ever holding the result.
 
@@ -596,7 +604,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             write: gets the finished rows from top to bottom, each (3, rows, width) in [0, 1], and the trace, and must
                 take all of them; called again, from the top, where memory ran out and the plan became smaller.
             size: (height, width) of the result; default four times the picture's.
-            realism, seed, color_fix, tile, dial: as in a call.
+            realism, seed, color_fix, tile, dial, consistent: as in a call.
 
         Returns:
             what ``write`` returned, and the trace.
@@ -609,14 +617,22 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         _check(4.0, None, seed, color_fix, "pt")
         _check_tile(tile)
         (level,) = self._levels(realism, [picture], dial)
+        scale = self.restorer.scale
+        size = size or (height * scale, width * scale)
+        if consistent:
+            check_larger(size, height, width)
 
         def attempt(plan: Plan) -> tuple[T, dict[str, float]]:
-            scale = self.restorer.scale
             tiles = Tiles(self.restorer, picture, level, seed, plan, self._here)
-            unit = picture.float() / 255 if picture.dtype == torch.uint8 and color_fix != "none" else picture
-            rows = finish(tiles.bands(), unit, scale, color_fix, size or (height * scale, width * scale))
+            needs_input = consistent or color_fix != "none"
+            unit = picture.float() / 255 if picture.dtype == torch.uint8 and needs_input else picture
+            rows = finish(tiles.bands(), unit, scale, color_fix, size)
             trace = self._traces(tiles.sample, 1, plan)[0]
-            return write(rows, trace), trace
+            if not consistent:
+                return write(rows, trace), trace
+            projector = Projector(unit, size)
+            written = write(projector.over(rows), trace)
+            return written, trace | {"lr_psnr": projector.decibels()}
 
         return self._attempt(attempt, self.plan(height, width, tile), height, width)
 
@@ -673,6 +689,12 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             if plan is not None:
                 trace |= {"tile": plan.tile, "overlap": plan.overlap, "at_once": plan.batch, "samples": plan.samples}
         return traces
+
+
+def _made_consistent(image: Tensor, trace: dict[str, float], picture: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """A restoration and its trace, after `idas_sr.consistency`."""
+    projector = Projector(picture, (image.shape[-2], image.shape[-1]))
+    return projector.whole(image), trace | {"lr_psnr": projector.decibels()}
 
 
 def _check_tile(tile: int | str | Plan) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+A = -0.5
+"""Of the bicubic kernel (Keys 1981), as torch and Pillow have it where they low-pass."""
 
 
 def upsample(lq: Tensor, scale: int) -> Tensor:
@@ -33,3 +39,17 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def axis_weights(before: int, after: int) -> tuple[Tensor, Tensor]:
+    """``resize`` of an axis as numbers: (after,) first input row and (after, n) weights of the rows from there on."""
+    ratio = before / after
+    stretch = max(ratio, 1.0)
+    count = min(math.ceil(2 * stretch) * 2 + 1, before)
+    center = (torch.arange(after, dtype=torch.float64) + 0.5) * ratio
+    low = (center - 2 * stretch + 0.5).floor().clamp(0, before - count)
+    place = (low[:, None] + torch.arange(count) + 0.5 - center[:, None]).abs() / stretch
+    near = ((A + 2) * place - (A + 3)) * place**2 + 1
+    far = (((place - 5) * place + 8) * place - 4) * A
+    weights = torch.where(place < 1, near, torch.where(place < 2, far, 0.0))
+    return low.long(), (weights / weights.sum(1, keepdim=True)).float()

@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"types", "hub", "atomic"},
     {"config", "schedule", "noise", "guidance", "resample", "tiling", "planning", "color", "images", "metrics", "dial"}
     | {"torchvision_shim"},
-    {"steering", "imagefiles", "realism", "recipe", "finishing"},
+    {"steering", "imagefiles", "realism", "recipe", "finishing", "consistency"},
     {"networks"},
     {"conditioning", "losses", "data"},
     {"methods"},

@@ -183,6 +183,13 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="take colours from the input (default: %(default)s)",
     )
+    _add(
+        result,
+        "--consistent",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="the nearest picture that is the input again when it is reduced to the input's size",
+    )
 
     model = parser.add_argument_group("model")
     _add(

@@ -129,6 +129,7 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Callable[[], IDaSSRP
         args.target_size,
         args.realism_map,
         args.dial,
+        args.consistent,
     )
     return functools.partial(_load, make, args, device), settings
 
