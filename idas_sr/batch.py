@@ -22,15 +22,18 @@ from idas_sr import recipe as recipes
 from idas_sr.consistency import PROMISED, Projector, check_larger
 from idas_sr.dial import CALIBRATED
 from idas_sr.imagefiles.formats import EXTENSIONS, READABLE, Encoding
+from idas_sr.imagefiles.heatmaps import heat_path, is_heatmap, read_note
 from idas_sr.imagefiles.limits import check_output
 from idas_sr.imagefiles.maps import map_for, read_map
 from idas_sr.imagefiles.reading import PictureFile, one_line, read_content, read_picture
 from idas_sr.imagefiles.sizes import TargetSize
 from idas_sr.imagefiles.writing import can_save_rows, check_sides, read_recipe, save_picture, save_rows
 from idas_sr.images import Picture, stamp, to_pil, to_tensors
+from idas_sr.invention import Invention, measure, save_map
 from idas_sr.overlap import ahead
 from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline, target_size
 from idas_sr.resample import resize
+from idas_sr.types import Memory
 
 BATCH_PIXELS = 128 * 128
 """Input pixels of a batch of small pictures: below it a call's fixed cost is most of the time."""
@@ -107,6 +110,7 @@ class Settings:
         realism_map: file or folder of maps that take the place of ``realism``, see ``map_for``.
         dial: unit of ``realism`` and of maps, entry of DIALS.
         consistent: whether outputs are projected, see `idas_sr.consistency`.
+        with_map: whether beside every output lies a map of what is invented in it, see `idas_sr.invention`.
     """
 
     model: str
@@ -124,6 +128,7 @@ class Settings:
     realism_map: Path | None = None
     dial: str = CALIBRATED
     consistent: bool = False
+    with_map: bool = False
 
     def recipe(self, content: bytes, job: Job | None = None) -> str:
         """JSON text that is equal for equal outputs; ``content`` are the bytes of the input file.
@@ -133,6 +138,8 @@ class Settings:
             OSError: it cannot be read.
         """
         recipe = asdict(self) | {"input": hashlib.sha256(content).hexdigest()}
+        # The output is the same with a map and without.
+        del recipe["with_map"]
         if self.realism_map is None:
             del recipe["realism_map"]
         else:
@@ -161,7 +168,7 @@ class Settings:
             ValueError: it cannot be had, the format cannot hold it, or memory.
         """
         size = self.size.resolve(height, width) if self.size else target_size(height, width, self.upscale)
-        if self.consistent:
+        if self.consistent or self.with_map:
             check_larger(size, height, width)
         check_sides(*size, self.encoding.format_of(job.target.suffix))
         if not self.may_stream(job):
@@ -185,7 +192,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job: ``restored``, ``skipped`` or ``failed``, with the reason; and what was converted."""
+    """What became of one job: ``restored``, ``skipped`` or ``failed``, with the reason; and what was converted.
+
+    ``invented`` is the share that its map says, see `idas_sr.invention.Invention`; None without a map.
+    """
 
     job: Job
     status: str
@@ -194,6 +204,7 @@ class Outcome:
     size: tuple[int, int] | None = None
     trace: dict[str, float] | None = None
     notices: tuple[str, ...] = ()
+    invented: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """As JSON values."""
@@ -234,13 +245,31 @@ def plan(source: Path, output: Path, recursive: bool = False, encoding: Encoding
     return jobs
 
 
+def check_maps(jobs: Sequence[Job]) -> Sequence[Job]:
+    """The jobs, where each map gets a name of its own.
+
+    Raises:
+        RefusedError: two maps, or a map and an output, would have one name.
+    """
+    targets = {job.target: job for job in jobs}
+    taken: dict[Path, Job] = {}
+    for job in jobs:
+        path = heat_path(job.target)
+        if path in targets:
+            raise RefusedError(f"The map of {job} and the output of {targets[path]} would both be {path}; rename one.")
+        if path in taken:
+            raise RefusedError(f"The maps of {taken[path]} and {job} would both be {path}; rename one of them.")
+        taken[path] = job
+    return jobs
+
+
 def _pictures(source: Path, recursive: bool) -> list[Path]:
     if source.is_file():
         return [source]
     found = source.rglob("*") if recursive else source.iterdir()
     # Names with a leading dot are other programs' leftovers, not the user's pictures.
     shown = (path for path in found if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."))
-    return sorted(path for path in shown if path.is_file())
+    return sorted(path for path in shown if path.is_file() and not is_heatmap(path))
 
 
 def prepare_output(folder: Path) -> None:
@@ -277,9 +306,11 @@ def restore_files(
         load: gives the pipeline; called when the first picture is ready, so a fully resumed run loads nothing.
         settings: of all outputs.
         batch_size: pictures of equal size that go through the networks together; None: as many small ones as have
-            ``BATCH_PIXELS`` input pixels together.
+            ``BATCH_PIXELS`` input pixels together. With maps they go alone.
         resume: skip outputs that were made from the same input with the same settings.
     """
+    if settings.with_map:
+        batch_size = 1
     with ThreadPoolExecutor(THREADS, "read") as readers, ThreadPoolExecutor(THREADS, "write") as writers:
         read = ahead(partial(_read, settings=settings, resume=resume), jobs, readers, _input_pixels, READ_AHEAD)
         computed = _compute(read, load, settings, batch_size)
@@ -309,6 +340,7 @@ class _Restored:
     image: Tensor
     seconds: float
     trace: dict[str, float]
+    invention: Invention | None = None
 
 
 def _input_pixels(job: Job) -> int:
@@ -330,7 +362,10 @@ def _read(job: Job, settings: Settings, resume: bool) -> Outcome | _Ready:
         content = job.content()
         recipe = settings.recipe(content, job)
         if resume and recipes.has_settings(read_recipe(job.target), recipe):
-            return Outcome(job, "skipped", "made before from the same input with the same settings")
+            note = read_note(heat_path(job.target), recipe) if settings.with_map else {}
+            if note is not None:
+                why, invented = "made before from the same input with the same settings", note.get("invented")
+                return Outcome(job, "skipped", why, invented=invented)
         picture = read_picture(str(job), content, partial(settings.size_of, job))
         return _Ready(job, picture, recipe, settings.realism_of(job))
     except (OSError, ValueError) as error:
@@ -372,7 +407,7 @@ def _groups(read: Iterable[Outcome | _Ready], batch_size: int | None) -> Iterato
 
 
 def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Settings) -> Iterator[Outcome | _Restored]:
-    begin = time.perf_counter()
+    begin, memory = time.perf_counter(), Memory()
     if len(ready) == 1 and _is_streamed(pipeline, ready[0], settings):
         yield _restore_rows(pipeline, ready[0], settings)
         return
@@ -390,7 +425,10 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
             return_trace=True,
             tile=settings.extra.get("tile", "auto"),
             dial=settings.dial,
+            memory=memory if len(ready) == 1 else None,
         )
+        seconds = (time.perf_counter() - begin) / len(ready)
+        invention = _measured(pipeline, ready[0], settings, memory) if settings.with_map else None
     except (RuntimeError, MemoryError, ValueError) as error:
         # Most likely too large together; alone each gets its own chance.
         if len(ready) > 1:
@@ -401,13 +439,29 @@ def _restore_batch(pipeline: IDaSSRPipeline, ready: list[_Ready], settings: Sett
             yield Outcome(job, "failed", f"{job} could not be restored: {one_line(error)}")
         return
     assert isinstance(result, IDaSSROutput) and result.trace is not None
-    seconds = (time.perf_counter() - begin) / len(ready)
     for place, (one, image, trace) in enumerate(zip(ready, result.images, result.trace, strict=True)):
         assert isinstance(image, Tensor)
         # By tiles or with a map, every picture goes through the networks by itself.
         batch = (0, 1) if "tile" in trace or isinstance(one.realism, Tensor) else (place, len(ready))
         recipe = recipes.complete(one.recipe, trace, pipeline.device, batch)
-        yield _Restored(one, recipe, image, seconds, trace)
+        yield _Restored(one, recipe, image, seconds, trace, invention)
+
+
+def _measured(pipeline: IDaSSRPipeline, ready: _Ready, settings: Settings, memory: Memory | None = None) -> Invention:
+    """What is invented in a picture that goes alone."""
+    colour = ready.picture.colour
+    return measure(
+        pipeline,
+        colour,
+        ready.realism,
+        settings.seed,
+        settings.size_of(ready.job, *colour.shape[-2:]),
+        settings.color_fix,
+        settings.consistent,
+        settings.extra.get("tile", "auto"),
+        memory,
+        dial=settings.dial,
+    )
 
 
 def _together(ready: list[_Ready]) -> list[float | str | Picture] | None:
@@ -444,13 +498,16 @@ def _restore_rows(pipeline: IDaSSRPipeline, ready: _Ready, settings: Settings) -
             settings.dial,
             settings.consistent,
         )
+        seconds, invented = round(time.perf_counter() - begin, 4), None
+        if settings.with_map:
+            invention = _measured(pipeline, ready, settings)
+            invented = save_map(invention, job.target, ready.recipe, ready.realism)
     except OSError as error:
         return Outcome(job, "failed", f"{job.target} could not be written: {error.strerror or one_line(error)}")
     except (RuntimeError, MemoryError, ValueError) as error:
         return Outcome(job, "failed", f"{job} could not be restored: {one_line(error)}")
-    seconds = round(time.perf_counter() - begin, 4)
     notices = (*picture.notices, *_disagreement(trace))
-    return Outcome(job, "restored", None, seconds, (size[1], size[0]), trace, notices)
+    return Outcome(job, "restored", None, seconds, (size[1], size[0]), trace, notices, invented)
 
 
 def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
@@ -469,11 +526,14 @@ def _finish(result: Outcome | _Restored, settings: Settings) -> Outcome:
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         said = save_picture(restored, picture, job.target, settings.encoding, result.recipe)
+        invented = None
+        if result.invention is not None:
+            invented = save_map(result.invention, job.target, result.ready.recipe, result.ready.realism)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         return Outcome(job, "failed", f"{job.target} could not be written: {reason}")
     notices = (*picture.notices, *said, *_disagreement(trace))
-    return Outcome(job, "restored", None, round(result.seconds, 4), (width, height), trace, notices)
+    return Outcome(job, "restored", None, round(result.seconds, 4), (width, height), trace, notices, invented)
 
 
 def _disagreement(trace: dict[str, float]) -> tuple[str, ...]:

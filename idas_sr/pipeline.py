@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import math
@@ -636,6 +637,54 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
 
         return self._attempt(attempt, self.plan(height, width, tile), height, width)
 
+    @torch.inference_mode()
+    def compare_rows(
+        self,
+        picture: Tensor,
+        write: Callable[[Iterator[list[Tensor]]], T],
+        realism: Sequence[float | str | Picture],
+        seeds: Sequence[Sequence[int]],
+        size: tuple[int, int],
+        color_fix: str = "none",
+        tile: int | str | Plan = "auto",
+        dial: str = CALIBRATED,
+        consistent: bool = False,
+    ) -> T:
+        """Restore one picture several times by tiles, all of them side by side, none ever held as a whole.
+
+        Args:
+            picture, size, color_fix, tile, dial, consistent: as in ``restore_rows``.
+            write: called again as there; gets lists of one part (3, rows, width) per restoration: the same rows of all of them.
+            realism: one value, ``auto`` or map per group.
+            seeds: of the restorations of every group, which are encoded and anchored once for the group.
+
+        Raises:
+            ValueError: an argument out of its range.
+            MemoryError: not even the smallest tiles fit.
+        """
+        height, width = picture.shape[-2:]
+        _check_tile(tile)
+        if consistent:
+            check_larger(size, height, width)
+        levels = self._levels(list(realism), [picture] * len(realism), dial)
+        unit = picture.float() / 255 if picture.dtype == torch.uint8 else picture
+
+        def attempt(plan: Plan) -> T:
+            streams: list[Iterator[Tensor]] = []
+            for level, own in zip(levels, seeds, strict=True):
+                tiles = Tiles(self.restorer, picture, level, own[0], plan, self._here)
+                if color_fix == "adain":
+                    # It reads all bands before it gives any, so one pass for several would hold them all.
+                    streams += [tiles.bands([seed]) for seed in own]
+                else:
+                    streams += _apart(tiles.bands(own), len(own))
+            finished = [finish(stream, unit, self.restorer.scale, color_fix, size) for stream in streams]
+            if consistent:
+                finished = [Projector(unit, size).over(rows) for rows in finished]
+            return write(map(list, zip(*finished, strict=True)))
+
+        return self._attempt(attempt, self.plan(height, width, tile), height, width)
+
     def _attempt(self, attempt: Callable[[Plan], T], plan: Plan, height: int, width: int) -> T:
         """What ``attempt`` returns with this plan, or with the first smaller one that fits into memory."""
         while True:
@@ -689,6 +738,13 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             if plan is not None:
                 trace |= {"tile": plan.tile, "overlap": plan.overlap, "at_once": plan.batch, "samples": plan.samples}
         return traces
+
+
+def _apart(bands: Iterator[Tensor], count: int) -> list[Iterator[Tensor]]:
+    """Bands (3 count, n, W) as ``count`` streams of (3, n, W), to be read side by side."""
+    # A band's memory is used again for the next one.
+    copies = itertools.tee((band.float().cpu().clone() for band in bands), count)
+    return [(band[3 * i : 3 * i + 3] for band in copy) for i, copy in enumerate(copies)]
 
 
 def _made_consistent(image: Tensor, trace: dict[str, float], picture: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"methods"},
     {"build"},
     {"overlap", "pipeline", "training"},
+    {"invention"},
     {"batch", "session", "verification"},
     {"engines", "reproduction"},
     {"evaluation", "benchmarking"},

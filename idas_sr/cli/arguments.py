@@ -120,6 +120,13 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="skip results that were made from the same input with the same settings",
     )
+    _add(
+        files,
+        "--map",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also write STEM.map.png: where, and how much of, the detail is invented (costs 9 more restorations)",
+    )
     add_encoding_arguments(files)
     _add(files, "--summary", type=Path, metavar="PATH", help="write what was done as JSON")
 

@@ -21,7 +21,7 @@ from idas_sr.engines.cluster import restore_on_ray
 from idas_sr.engines.launch import Launch
 from idas_sr.engines.manifest import Header, Manifest, open_manifest
 from idas_sr.engines.processes import Work, start_workers, work_along
-from idas_sr.engines.report import SHOWN, Report
+from idas_sr.engines.report import SHOWN, Report, invented_line
 from idas_sr.pipeline import IDaSSRPipeline
 
 LOGGER = logging.getLogger("idas_sr")
@@ -39,6 +39,8 @@ def restore_alone(jobs: Sequence[Job], load: Load, settings: Settings, args: arg
             bar.update()
             if outcome.status == "failed":
                 bar.write(f"failed: {outcome.reason}", file=sys.stderr)
+            if outcome.invented is not None:
+                bar.write(invented_line(str(outcome.job), outcome.invented))
             for notice in outcome.notices:
                 bar.write(f"note: {outcome.job}: {notice}", file=sys.stderr)
     print(f"{report.line()}; results in {output}")
@@ -58,7 +60,7 @@ def restore_together(
     """
     begin = time.perf_counter()
     source = str(args.input.absolute()) + ("/**" if args.recursive else "")
-    described = _described(settings) | {"realism_map": str(settings.realism_map)}
+    described = _described(settings) | {"realism_map": str(settings.realism_map), "with_map": settings.with_map}
     manifest = open_manifest(output, Header(described, source, launch.name), plan, launch.count)
     if manifest.is_finished:
         return 0
@@ -102,6 +104,8 @@ def _conclude(manifest: Manifest, settings: Settings, args: argparse.Namespace, 
             for values in manifest.outcomes():
                 report.add(values)
         manifest.finish()
+    for line in report.inventions:
+        print(line)
     for notice in report.notices:
         print(f"note: {notice}", file=sys.stderr)
     for reason in report.failures:

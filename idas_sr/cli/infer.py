@@ -6,14 +6,14 @@ import argparse
 import functools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from idas_sr import __version__
-from idas_sr.batch import Settings, plan, prepare_output
+from idas_sr.batch import Job, Settings, check_maps, plan, prepare_output
 from idas_sr.build import METHODS, choose, has_dial
 from idas_sr.cli import quieten
 from idas_sr.cli.arguments import METHOD_OPTIONS
@@ -74,6 +74,8 @@ def _restore(args: argparse.Namespace) -> int:
     list_jobs = functools.partial(plan, source, output, args.recursive, encoding)
     if has_shards(source):
         list_jobs = functools.partial(plan_shards, source, output, encoding)
+    if args.map:
+        list_jobs = functools.partial(_with_maps, list_jobs)
     is_alone = launch.count == 1 and args.engine == "local"
     jobs = list_jobs() if is_alone else []
     load, settings = prepare(args, device)
@@ -90,12 +92,18 @@ def _restore(args: argparse.Namespace) -> int:
     return restore_together(list_jobs, load, settings, args, output, launch)
 
 
+def _with_maps(list_jobs: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+    return check_maps(list_jobs())
+
+
 def prepare(args: argparse.Namespace, device: str) -> tuple[Callable[[], IDaSSRPipeline], Settings]:
     """What loads the pipeline, and the settings of its outputs, as the arguments say.
 
     Raises:
-        ValueError: no such model, method, precision or encoding.
+        ValueError: no such model, method, precision or encoding, or a map of a method that has no realism.
     """
+    if args.map and args.method in METHODS and not has_dial(args.method):
+        raise ValueError(f"--map compares with realism 0, and the method {args.method} has no dial; leave --map out.")
     precision = choose_precision(args.precision, device, args.model)
     encoding = encoding_of(args)
     if args.random_weights:
@@ -130,6 +138,7 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Callable[[], IDaSSRP
         args.realism_map,
         args.dial,
         args.consistent,
+        args.map,
     )
     return functools.partial(_load, make, args, device), settings
 

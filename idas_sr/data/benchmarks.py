@@ -21,6 +21,7 @@ from PIL import Image
 from idas_sr.data.degradation import Degradation
 from idas_sr.data.photographs import sample_rng
 from idas_sr.imagefiles.formats import EXTENSIONS
+from idas_sr.imagefiles.heatmaps import is_heatmap
 from idas_sr.imagefiles.reading import read_rgb
 from idas_sr.images import write_png
 
@@ -32,7 +33,7 @@ PHOTOGRAPHS_OF_IMAGENET = re.compile(r".*\.[jp][pn].*g", re.IGNORECASE)
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """Stem -> file of the pictures in ``folder`` itself, sorted; folders below it are not entered.
+    """Stem -> file of the pictures in ``folder`` itself, sorted; folders below it are not entered, maps passed over.
 
     Raises:
         ValueError: no such folder, no picture in it, or two pictures of one stem.
@@ -41,7 +42,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder} is not a folder; give a folder of pictures.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
+        if path.suffix.lower() not in EXTENSIONS or path.name.startswith(".") or is_heatmap(path):
             continue
         if path.stem in found:
             raise ValueError(f"{found[path.stem]} and {path.name} have the same stem; keep one of the two.")

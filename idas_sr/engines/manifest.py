@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from idas_sr.atomic import token_of, write_text
 from idas_sr.batch import Job, RefusedError
+from idas_sr.imagefiles.heatmaps import heat_path
 
 FOLDER = ".idas_sr"
 """Name of the manifest in the output folder."""
@@ -270,7 +271,7 @@ def sweep(jobs: Iterable[Job]) -> None:
     """Remove the half-written files of writers that were killed; nobody may be writing these outputs."""
     names: dict[Path, set[str]] = {}
     for job in jobs:
-        names.setdefault(job.target.parent, set()).add(token_of(job.target))
+        names.setdefault(job.target.parent, set()).update(map(token_of, (job.target, heat_path(job.target))))
     for folder, tokens in names.items():
         if folder.is_dir():
             for path in folder.glob(".*.partial"):

@@ -12,10 +12,17 @@ from typing import Any, TextIO
 
 from rich.table import Table
 
+from idas_sr.invention import in_words
+
 SHOWN = 100
-"""Reasons of failures, and notices, that are kept; the summary has all."""
+"""Reasons of failures, notices and shares of invented detail that are kept; the summary has all."""
 
 STATUSES = ("restored", "skipped", "failed")
+
+
+def invented_line(name: str, share: float) -> str:
+    """What is printed of a picture with a map."""
+    return f"{name}: {in_words(share)} of its detail is invented"
 
 
 class Report:
@@ -32,6 +39,7 @@ class Report:
         self.workers: dict[str, Counter[str]] = {}
         self.failures: list[str] = []
         self.notices: list[str] = []
+        self.inventions: list[str] = []
         self.seconds = 0.0
 
     def __enter__(self) -> Report:
@@ -50,6 +58,8 @@ class Report:
         self.workers.setdefault(values.get("worker", ""), Counter())[values["status"]] += 1
         if values["status"] == "failed" and len(self.failures) < SHOWN:
             self.failures.append(values["reason"])
+        if values.get("invented") is not None and len(self.inventions) < SHOWN:
+            self.inventions.append(invented_line(values["input"], values["invented"]))
         for notice in values["notices"][: max(0, SHOWN - len(self.notices))]:
             self.notices.append(f"{values['input']}: {notice}")
 

@@ -7,6 +7,7 @@ see enough around them.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from idas_sr.planning import SAMPLE_SIDE, Plan
 from idas_sr.realism import RealismMap
 from idas_sr.resample import pad_to_multiple
 from idas_sr.tiling import Grid, Window, bands
-from idas_sr.types import Anchor, Restored
+from idas_sr.types import Anchor, Memory, Restored
 
 SAMPLE_MARGIN = 1 / 8
 """Share of a sample window's sides that is left out at each of its edges, where it lacks its surroundings."""
@@ -77,21 +78,30 @@ class Tiles:
         ]
         return torch.stack(parts).to(self.device)
 
-    def bands(self) -> Iterator[Tensor]:
-        """(3, rows, w * scale) in about [-1, 1], from top to bottom, without the padding."""
+    def bands(self, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """(3, rows, w * scale) in about [-1, 1], from top to bottom, without the padding.
+
+        Args:
+            seeds: of several restorations, (3 len(seeds), rows, w * scale): a tile is encoded and anchored once for
+                all of them. Default: the picture's own seed.
+        """
         scale, left = self.method.scale, self.picture.shape[-2] * self.method.scale
-        for band in bands(self._restored, self.grid, scale, self.plan.batch):
+        restored = functools.partial(self._restored, seeds=[self.seed] if seeds is None else seeds)
+        for band in bands(restored, self.grid, scale, self.plan.batch):
             if left > 0:
                 yield band[:, :left, : self.picture.shape[-1] * scale]
             left -= band.shape[1]
 
-    def _restored(self, windows: Sequence[Window]) -> Tensor:
-        with self.statistics.used():
-            hq = self._restore(windows).hq
-        assert hq is not None
-        return hq
+    def _restored(self, windows: Sequence[Window], seeds: Sequence[int]) -> Tensor:
+        memory, each = Memory(), []
+        for seed in seeds:
+            with self.statistics.used():
+                hq = self._restore(windows, seed, memory).hq
+            assert hq is not None
+            each.append(hq)
+        return torch.cat(each, dim=1)
 
-    def _restore(self, windows: Sequence[Window]) -> Restored:
+    def _restore(self, windows: Sequence[Window], seed: int | None = None, memory: Memory | None = None) -> Restored:
         lq = self.cut(windows)
         scale, cell = self.method.scale, self.method.backbone.downsample
         origins = [(window.top * scale // cell, window.left * scale // cell) for window in windows]
@@ -100,8 +110,8 @@ class Tiles:
         if isinstance(realism, RealismMap):
             # Levels are the whole picture's, so every tile is restored at the same ones.
             realism = replace(realism, values=self._cut(realism.values[0], windows))
-        seeds, condition = [self.seed] * len(lq), self.condition.expand(len(lq))
-        return self.method.restore(lq, realism, seeds, condition, origin=origins, severity=severity)
+        seeds, condition = [self.seed if seed is None else seed] * len(lq), self.condition.expand(len(lq))
+        return self.method.restore(lq, realism, seeds, condition, origin=origins, severity=severity, memory=memory)
 
     def _survey(self, samples: list[Window]) -> Tensor:
         """(1, K) mean of the severity map over the picture."""
