@@ -245,7 +245,7 @@ def plan(source: Path, output: Path, recursive: bool = False, encoding: Encoding
     return jobs
 
 
-def check_maps(jobs: Sequence[Job]) -> Sequence[Job]:
+def check_maps(jobs: list[Job]) -> list[Job]:
     """The jobs, where each map gets a name of its own.
 
     Raises:

@@ -20,8 +20,8 @@ from torch import Tensor
 from idas_sr.consistency import Projector, check_larger, consistent
 from idas_sr.dial import CALIBRATED
 from idas_sr.imagefiles.heatmaps import heat_path, save_heatmap, sheet
+from idas_sr.images import Picture
 from idas_sr.pipeline import REALISM, SEED, IDaSSROutput, IDaSSRPipeline
-from idas_sr.realism import Realism
 from idas_sr.resample import resize
 from idas_sr.types import Memory
 
@@ -60,7 +60,7 @@ class Invention:
 def measure(
     pipeline: IDaSSRPipeline,
     picture: Tensor,
-    realism: Realism | None = None,
+    realism: float | str | Picture | None = None,
     seed: int = SEED,
     size: tuple[int, int] | None = None,
     color_fix: str = "none",
@@ -98,7 +98,7 @@ def measure(
         return pipeline.compare_rows(
             picture,
             lambda parts: _tallied(parts, picture.shape, size, seeds),
-            [0.0, REALISM if realism is None else realism],  # type: ignore[list-item]
+            [0.0, REALISM if realism is None else realism],
             [seeds[:1], seeds],
             size,
             color_fix,
@@ -108,8 +108,10 @@ def measure(
         )
     memory = memory or Memory()
 
-    def restored(level: Realism | None, own: int) -> Tensor:
-        result = pipeline(picture, level, seed=own, color_fix=color_fix, output_type="pt", memory=memory, tile=tile, dial=dial)
+    def restored(level: float | str | Picture | None, own: int) -> Tensor:
+        result = pipeline(
+            picture, level, seed=own, color_fix=color_fix, output_type="pt", memory=memory, tile=tile, dial=dial
+        )
         assert isinstance(result, IDaSSROutput) and isinstance(result.images[0], Tensor)
         image = resize(result.images[0][None], size)[0].clamp(0, 1)
         return consistent(image, picture) if is_consistent else image
@@ -119,7 +121,7 @@ def measure(
     return _tallied(strips, picture.shape, size, seeds)
 
 
-def save_map(invention: Invention, target: Path, recipe: str, realism: Realism | None = None) -> float:
+def save_map(invention: Invention, target: Path, recipe: str, realism: float | str | Picture | None = None) -> float:
     """Write the maps beside the output ``target``, with its recipe; returns the share.
 
     Raises:

@@ -744,7 +744,12 @@ def _apart(bands: Iterator[Tensor], count: int) -> list[Iterator[Tensor]]:
     """Bands (3 count, n, W) as ``count`` streams of (3, n, W), to be read side by side."""
     # A band's memory is used again for the next one.
     copies = itertools.tee((band.float().cpu().clone() for band in bands), count)
-    return [(band[3 * i : 3 * i + 3] for band in copy) for i, copy in enumerate(copies)]
+
+    def one(copy: Iterator[Tensor], first: int) -> Iterator[Tensor]:
+        for band in copy:
+            yield band[first : first + 3]
+
+    return [one(copy, 3 * index) for index, copy in enumerate(copies)]
 
 
 def _made_consistent(image: Tensor, trace: dict[str, float], picture: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -6,7 +6,7 @@ import argparse
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def _restore(args: argparse.Namespace) -> int:
     return restore_together(list_jobs, load, settings, args, output, launch)
 
 
-def _with_maps(list_jobs: Callable[[], Sequence[Job]]) -> Sequence[Job]:
+def _with_maps(list_jobs: Callable[[], list[Job]]) -> list[Job]:
     return check_maps(list_jobs())
 
 
