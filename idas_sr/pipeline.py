@@ -654,7 +654,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
 
         Args:
             picture, size, color_fix, tile, dial, consistent: as in ``restore_rows``.
-            write: called again as there; gets lists of one part (3, rows, width) per restoration: the same rows of all of them.
+            write: called again as there; gets lists of one part (3, rows, width) per restoration, the same rows of all.
             realism: one value, ``auto`` or map per group.
             seeds: of the restorations of every group, which are encoded and anchored once for the group.
 

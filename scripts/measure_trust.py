@@ -4,9 +4,9 @@
     python scripts/measure_trust.py invented -i LQ --limit 10
     python scripts/measure_trust.py consistent -i LQ -r HQ -o out/trust --squeezenet squeezenet_v10.pth
 
-The first prints one row per picture: the share of the detail's energy that is invented at each realism. The second
-restores a folder of pairs (same stems, the reference four times the size) with and without --consistent into OUT, scores
-the saved 8-bit files and prints one row per realism and way; the same command again goes on where it was interrupted.
+The first prints one row per picture: the share of its detail that is invented at each realism. The second
+restores a folder of pairs (same stems, the reference four times the size) with and without --consistent into OUT,
+scores the saved 8-bit files and prints one row per realism and way; the same command again goes on where it stopped.
 """
 
 import argparse
@@ -60,14 +60,18 @@ def print_invented(args: argparse.Namespace) -> None:
     sums, rising = [0.0] * (len(args.realism) + 1), 0
     for stem, path in paths:
         picture, memory = read_picture(path).colour, Memory()
-        found = [measure(pipeline, picture, r, memory=memory, seeds=range(SEED, SEED + args.seeds)) for r in args.realism]
+        found = [
+            measure(pipeline, picture, r, memory=memory, seeds=range(SEED, SEED + args.seeds)) for r in args.realism
+        ]
         shares = [one.share for one in found]
         rising += shares == sorted(shares) and len(set(shares)) == len(shares)
         row = [*(100 * share for share in shares), 255 * float(found[-1].spread.mean())]
         sums = [a + b for a, b in zip(sums, row, strict=True)]
         print(_row(stem, row), flush=True)
     print(_row("mean", [total / len(paths) for total in sums]))
-    print(f"\nShares in percent; spread: mean over the picture at the last realism, {args.seeds} seeds, steps of 8 bits.")
+    print(
+        f"\nShares in percent; spread: mean over the picture at the last realism, {args.seeds} seeds, steps of 8 bits."
+    )
     print(f"The share rises with every step of realism on {rising} of {len(paths)} pictures.")
 
 

@@ -153,3 +153,11 @@ def test_upsample_is_not_consistent_by_itself() -> None:
     assert (
         float(lr_psnr_y(enlarged[None], CAT[None])) < 50 < float(lr_psnr_y(consistent(enlarged, CAT)[None], CAT[None]))
     )
+
+
+def test_a_consistent_output_is_made_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(data.chelsea()[60:84, 100:132]).save(tmp_path / "cat.png")
+    assert infer(model, tmp_path / "cat.png", tmp_path / "out", "--consistent") == 0
+    words = ["reproduce", tmp_path / "out" / "cat.png", tmp_path / "cat.png", "--model", model]
+    assert cli.main([str(word) for word in words]) == 0
+    assert "identical" in capsys.readouterr().out
