@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that each use every core slow one another down many times. PyTorch reads this when it is imported.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import idas_sr  # noqa: F401, I001  (first: it makes torchvision importable)
 
@@ -23,6 +26,27 @@ from idas_sr.networks.presets import COMPACT_UNET, COMPACT_VAE, SD_TURBO_SCHEDUL
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.pipeline import IDaSSRPipeline
 from idas_sr.schedule import NoiseSchedule
+
+MOST_WORKERS = 4
+"""Each is a process with PyTorch and a copy of the shared networks, about 1 GiB."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole default suite runs in several processes, one per core, where pytest-xdist is installed.
+
+    Named files, ``-k``, another ``-m``, ``--pdb`` and ``-n 0`` run in this one.
+    """
+    options = config.option
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and options.markexpr.startswith("not slow")
+    if not is_whole or options.keyword or options.usepdb or getattr(options, "numprocesses", 0) is not None:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores > 1:
+        options.numprocesses = min(cores, MOST_WORKERS)
+        # Neighbours share fixtures of their file, so each process gets one piece of the list, and takes from others
+        # when it has none left.
+        options.dist = "worksteal"
 
 
 def tiny_pipeline(seed: int = 0) -> IDaSSRPipeline:
@@ -50,6 +74,14 @@ def tiny_pipeline(seed: int = 0) -> IDaSSRPipeline:
 def tiny() -> IDaSSRPipeline:
     """Shared: do not change it; ask for ``tiny_pipeline()`` where a test does."""
     return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder, as saved."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

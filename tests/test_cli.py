@@ -84,24 +84,30 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.command is not None and finding.command.startswith("pip install") and "[iqa]" in finding.command
 
 
+UNKNOWN = ("infer", "-i", str(ROOT / "examples"), "--model", "nobody/nothing", "--offline")
+
+
+def test_offline_is_told_to_the_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "WANDB_MODE", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "unset")
+    assert exit_code(*UNKNOWN, "-o", str(tmp_path / "out")) == 2
+    assert (os.environ["HF_HUB_OFFLINE"], os.environ["WANDB_MODE"]) == ("1", "offline")
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nobody/nothing" in line and "neither a folder here nor to be had from the Hub" in line
+
+
+@pytest.mark.slow
 def test_offline_reaches_the_hub_client_wherever_it_stands(tmp_path: Path) -> None:
+    """In a process of its own: the libraries read the variable once, when they are imported."""
     code = "import sys; from idas_sr.cli import main; c = main(sys.argv[1:]); import huggingface_hub.constants as k;"
     code += "print(c, k.HF_HUB_OFFLINE)"
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path)}
-    words = [
-        "infer",
-        "-i",
-        str(ROOT / "examples"),
-        "-o",
-        str(tmp_path / "out"),
-        "--model",
-        "nobody/nothing",
-        "--offline",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, check=False, timeout=120
-    )
+    command = [sys.executable, "-c", code, *UNKNOWN, "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
     assert done.stdout.split() == ["2", "True"]
     (line,) = done.stderr.splitlines()
     assert "nobody/nothing" in line and "neither a folder here nor to be had from the Hub" in line

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_pipeline
 from PIL import Image
 from skimage import data
 
@@ -18,13 +17,6 @@ from idas_sr.demo.studio import STRIP, Dial, Studio, realism_map
 
 # A whole folder of the server stands before each upload's name.
 SECRET = "uploads-of-everybody"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_pipeline
 from PIL import Image
 from skimage import data
 
@@ -35,13 +34,6 @@ from idas_sr.pipeline import IDaSSRPipeline
 
 MEASURE = Path(__file__).parents[1] / "scripts" / "measure_folder.py"
 HEADER = Header({"realism": 0.5}, "in", "first")
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

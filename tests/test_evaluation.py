@@ -2,9 +2,9 @@
 
 import csv
 import hashlib
-import importlib.util
 import io
 import json
+import runpy
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -39,22 +39,18 @@ needs_realsr = pytest.mark.skipif(
 GOLDEN_OSEDIFF = {"psnr_y": 25.794, "niqe": 5.677}
 
 
-def run(*command: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+def script(name: str | Path, *arguments: object) -> subprocess.CompletedProcess:
+    """A script, in this process: starting Python and PyTorch anew takes longer than the work."""
+    words = [str(name), *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", words)
+        code = runpy.run_path(str(ROOT / name), run_name="loaded")["main"]()
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def evaluate(*arguments: object) -> subprocess.CompletedProcess:
-    """scripts/evaluate.py score, in this process: starting Python and PyTorch anew takes longer than the work."""
-    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "scripts" / "evaluate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    words = ["score", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["scripts/evaluate.py", *words])
-        code = module.main(words)
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+    return script("scripts/evaluate.py", "score", *arguments)
 
 
 @pytest.fixture
@@ -83,7 +79,7 @@ def test_equals_the_yardstick_on_three_pictures(tmp_path: Path) -> None:
     stems = ["Canon_001_LR4", "Nikon_020_LR4", "Canon_026_LR4"]
     restored = copied(REALSR / "osediff_outputs", tmp_path / "a", stems)
     reference = copied(REALSR / "hq", tmp_path / "b", stems)
-    done = run(YARDSTICK, restored, "--reference", reference, "--json", tmp_path / "theirs.json", "--jobs", 1)
+    done = script(YARDSTICK, restored, "--reference", reference, "--json", tmp_path / "theirs.json", "--jobs", 1)
     assert done.returncode == 0, done.stderr
     theirs = json.loads((tmp_path / "theirs.json").read_text())["images"]
     ours = score_folder(restored, reference, SQUEEZENET).images
@@ -315,7 +311,7 @@ def test_trivial_baselines_writes_three_folders(tmp_path: Path) -> None:
     source, target = tmp_path / "lq", tmp_path / "out"
     source.mkdir()
     Image.fromarray(data.coffee()[:60, :50]).save(source / "cup.jpg")
-    done = run("scripts/trivial_baselines.py", "-i", source, "-o", target)
+    done = script("scripts/trivial_baselines.py", "-i", source, "-o", target)
     assert done.returncode == 0, done.stderr
     pictures = {name: Image.open(target / name / "cup.png") for name in ("bicubic", "unsharp", "grain")}
     assert {picture.size for picture in pictures.values()} == {(200, 240)}
@@ -328,7 +324,7 @@ def test_trivial_baselines_writes_three_folders(tmp_path: Path) -> None:
 
 
 def test_trivial_baselines_without_pictures(tmp_path: Path) -> None:
-    done = run("scripts/trivial_baselines.py", "-i", tmp_path, "-o", tmp_path / "out")
+    done = script("scripts/trivial_baselines.py", "-i", tmp_path, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "no picture in" in done.stderr
     assert not (tmp_path / "out").exists()

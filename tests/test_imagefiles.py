@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
 from odd_files import CAT, COLOUR, GREY_PROFILE, LONG_NAME, ODD_FILES, P3, REFUSED, WIDE, camera_exif, jpeg, stored_for
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
@@ -25,7 +24,7 @@ from idas_sr.resample import resize
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def odd(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of odd files, restored by one command: folders, summary and what was printed."""
     root = tmp_path_factory.mktemp("odd")
     (root / "in").mkdir()
@@ -34,10 +33,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (content, _) in REFUSED.items():
         (root / "in" / name).write_bytes(content)
     (root / "in" / "1x1.png").chmod(stat.S_IRUSR)
-    tiny_pipeline().save_pretrained(root / "model")
-    arguments = ["-i", root / "in", "-o", root / "out", "--model", root / "model", "--summary", root / "summary.json"]
+    arguments = ["-i", root / "in", "-o", root / "out", "--model", model, "--summary", root / "summary.json"]
     assert cli.main(["infer", *map(str, arguments)]) == 1
-    return {"in": root / "in", "out": root / "out", "summary": root / "summary.json", "model": root / "model"}
+    return {"in": root / "in", "out": root / "out", "summary": root / "summary.json", "model": model}
 
 
 @pytest.fixture(scope="module")

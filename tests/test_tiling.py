@@ -381,12 +381,6 @@ def infer(model: Path, source: Path, output: Path, *options: object) -> int:
     return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    tiny_pipeline().save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
 @pytest.mark.parametrize(("mode", "bits"), [("RGB", 8), ("RGB", 16), ("L", 8)])
 def test_a_file_written_row_by_row_is_the_picture(model: Path, tmp_path: Path, mode: str, bits: int) -> None:
     image = Image.fromarray(SMALL).convert(mode)

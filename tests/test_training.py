@@ -486,11 +486,19 @@ def test_no_photographs(tmp_path: Path) -> None:
 # ---- the command ----
 
 
-def test_command_without_photographs(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "scripts" / "train.py")]
-    result = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert result.returncode not in (0, None) and "data.root" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+def run_command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
+    """scripts/train.py with these words, in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
+    return caught.value.code
+
+
+def test_command_without_photographs(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(monkeypatch) not in (0, None)
+    (message,) = capsys.readouterr().err.strip().splitlines()
+    assert "data.root" in message
     assert not list(tmp_path.iterdir()), "something was written before the mistake was seen"
 
 
@@ -500,11 +508,8 @@ def test_command_with_an_unreadable_picture_in_a_worker(tmp_path: Path, monkeypa
     (folder / "torn_1.png").write_bytes(b"no picture")
     stage = str(CONFIGS / "train" / "compact" / "0-autoencoder.yaml")
     own = [f"data.root={folder}", "data.split=all", f"train.run_dir={tmp_path / 'run'}", "data.workers=1"]
-    monkeypatch.setattr(sys, "argv", ["train.py", stage, *TINY, *own])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(ROOT / "scripts" / "train.py"), run_name="__main__")
+    assert run_command(monkeypatch, stage, *TINY, *own) == 1
     (message,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert caught.value.code == 1
     assert "torn_1.png cannot be read" in message and message.startswith("idas-sr train: error: ")
 
 
