@@ -10,6 +10,7 @@ from torch import nn
 
 from idas_sr.conditioning import CONDITIONERS
 from idas_sr.config import BackboneConfig, Component, Config, ConfigError, DataConfig
+from idas_sr.data.check import check_entries
 from idas_sr.data.degradation import DEGRADATIONS, Degradation
 from idas_sr.data.entries import Entry
 from idas_sr.data.photographs import Collate, Photographs
@@ -29,10 +30,10 @@ from idas_sr.methods.s3diff import S3Diff
 from idas_sr.methods.task import Task
 from idas_sr.networks import presets
 from idas_sr.networks.backbone import LatentBackbone
-from idas_sr.networks.library import MODELS
+from idas_sr.networks.library import MODELS, choose_adapter, find_model
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.sd_turbo import load_sd_turbo
-from idas_sr.networks.store import load_parts
+from idas_sr.networks.store import load_parts, merge_method
 from idas_sr.steering import STEERINGS
 
 METHODS: dict[str, type[Method]] = {
@@ -103,8 +104,20 @@ def list_training_entries(data: DataConfig) -> list[Entry]:
     found: list[Entry] = []
     for source in data.sources.values():
         lq = None if source.lq is None else root / source.lq
-        found += list_entries(root / source.path, lq, source.take, source.expected)
+        found += list_entries(root / source.path, lq, source.take, source.expected, source.at_least)
     return in_split(found, data.split, data.root)
+
+
+def refuse_unfit(entries: list[Entry], crop: int) -> None:
+    """Read every picture and stop at one that is unreadable, too small, there twice, or does not fit its counterpart.
+
+    Raises:
+        ValueError: naming the first and how many there are.
+    """
+    found = check_entries(entries, crop, Method.scale)
+    if found:
+        more = f" ({len(found)} pictures have such a fault)" if len(found) > 1 else ""
+        raise ValueError(f"{found[0].name}: {found[0].kind}, {found[0].reason}{more}; mend it or leave it out.")
 
 
 def build_photographs(config: Config) -> tuple[Photographs, Collate]:
@@ -112,11 +125,15 @@ def build_photographs(config: Config) -> tuple[Photographs, Collate]:
 
     Raises:
         ConfigError: unknown degradation, or unknown place to degrade on.
+        ValueError: with ``data.check``, a picture that would spoil the training.
     """
     data = config.data
     cache_bytes = data.cache_gb * 1e9
+    entries = list_training_entries(data)
+    if data.check:
+        refuse_unfit(entries, data.crop)
     photographs = Photographs(
-        list_training_entries(data),
+        entries,
         data.crop,
         config.seed,
         data.rescale_min,
@@ -127,8 +144,21 @@ def build_photographs(config: Config) -> tuple[Photographs, Collate]:
     is_deferred = choose({"worker": False, "device": True}, "data.degrade_on", data.degrade_on)
     if data.degradation == "none":
         return photographs, Collate(None)
-    choose(DEGRADATIONS, "degradation", data.degradation)
-    return photographs, Collate(Degradation(data.degradation), is_deferred)
+    return photographs, Collate(build_degradation(data), is_deferred)
+
+
+def build_degradation(data: DataConfig) -> Degradation:
+    """The degradation that ``data`` names, with its arguments in place of the entry's own.
+
+    Raises:
+        ConfigError: unknown name or argument, or a value out of range.
+    """
+    preset = choose(DEGRADATIONS, "degradation", data.degradation)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.degradation_args.items()}
+    try:
+        return Degradation(replace(preset, **values))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"data.degradation_args of {data.degradation}: {error}.") from error
 
 
 def build_validation_photographs(config: Config) -> tuple[Photographs, Collate]:
@@ -203,7 +233,7 @@ def build_task(config: Config) -> Task:
         FileNotFoundError: a stage, or the weights of a loss's network, are not there.
         ValueError: parts of the configuration contradict one another.
     """
-    backbone, estimator = _initial(config)
+    backbone, estimator = initial_parts(config)
     if config.method.name in PRETRAINING:
         named = {"teacher": FeatureDistance(config.feature_weights)} if config.loss.get("teacher") else {}
         return construct(PRETRAINING, "method", config.method, backbone, config.loss, **named)
@@ -226,11 +256,26 @@ def build_task(config: Config) -> Task:
     )
 
 
-def _initial(config: Config) -> tuple[LatentBackbone, Any]:
+def initial_parts(config: Config) -> tuple[LatentBackbone, Any]:
+    """The backbone, and the estimator or None, that a training starts from.
+
+    Raises:
+        ConfigError: ``train.adapter`` without a model that has adapters.
+        FileNotFoundError: the stage before is not there.
+        ValueError: no such model, or it has no such method.
+    """
     init = config.train.init
+    if init is None and config.train.adapter is not None:
+        raise ConfigError("train.adapter needs the name or folder of a model: set train.init=compact.")
     if init is None:
         return build_backbone(config.backbone), None
     trained = [str(part) for part in config.method.args.get("train", ())]
+    if config.train.adapter is not None:
+        folder = find_model(init)
+        adapter = choose_adapter(folder, config.train.adapter)
+        backbone, estimator = load_parts(folder)
+        # A model that is the method already brings its own.
+        return backbone, estimator if adapter is None else merge_method(adapter, backbone)
     # The autoencoder and prior of a model that ships, by its name.
     is_model = init == Path(init).name and (MODELS / init).is_dir()
     return load_parts(MODELS / init if is_model else Path(init) / "model", keep=trained)

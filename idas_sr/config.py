@@ -38,6 +38,7 @@ class SourceConfig:
     lq: str | None = None
     take: int | None = None
     expected: int | None = None
+    at_least: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class DataConfig:
     rescale_max: float = 1.0
     rescale_prob: float = 0.0
     degradation: str = "realesrgan"
+    degradation_args: dict[str, Any] = field(default_factory=dict)
+    check: bool = False
     degrade_on: str = "worker"
     workers: int = 0
     cache_gb: float = 4.0
@@ -59,6 +62,7 @@ class DataConfig:
 class TrainConfig:
     run_dir: str = MISSING
     init: str | None = None
+    adapter: str | None = None
     steps: int = 1000
     batch_size: int = 16
     accumulate: int = 1

@@ -26,7 +26,6 @@ from diffusers import (
 from diffusers.utils import BaseOutput
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from idas_sr.build import BACKBONES, METHODS, build_method, choose, construct
@@ -40,13 +39,22 @@ from idas_sr.hub import HubMixin
 from idas_sr.images import Picture, to_array, to_pil, to_tensors
 from idas_sr.methods.base import Method
 from idas_sr.methods.tiles import Tiles
+from idas_sr.networks.adapter_file import merge_adapter_file
 from idas_sr.networks.backbone import LatentBackbone
-from idas_sr.networks.library import choose_adapter, find_model
+from idas_sr.networks.library import base_fingerprint, choose_adapter, find_model
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
 from idas_sr.networks.sd_turbo import load_sd_turbo
-from idas_sr.networks.store import STATISTICS, attach_adapters, estimator_class, load_own, load_parts
+from idas_sr.networks.store import (
+    STATISTICS,
+    attach_adapters,
+    estimator_class,
+    load_own,
+    load_parts,
+    lora_networks,
+    put_weights,
+)
 from idas_sr.planning import Plan, choose_plan, free_memory, is_out_of_memory
 from idas_sr.realism import Realism, RealismMap, fit_map, per_picture
 from idas_sr.resample import pad_to_multiple, resize, upsample
@@ -204,9 +212,10 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         method: str = "idas",
         sd_path: str | None = None,
         revision: str | None = None,
+        adapter: str | Path | None = None,
         **kwargs: Any,
     ) -> IDaSSRPipeline:
-        """Load a saved pipeline and merge the adapter of ``method``, if its folder has adapters.
+        """Load a saved pipeline and merge the adapter of ``method``, if its folder has adapters, and a personal one.
 
         Args:
             pretrained_model_name_or_path: model of this package (``compact``), folder (also ``model/`` of a finished
@@ -214,16 +223,28 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             method: name of the adapter.
             sd_path: folder or Hub id of SD-Turbo's weights, for models that hold an adapter on them only.
             revision: of the model's Hub repository.
+            adapter: file of a personal adapter (docs/personal.md) that was trained on this very model.
             kwargs: for diffusers, such as ``torch_dtype`` (default fp32, whatever the files hold).
 
         Raises:
-            ValueError: no such model or method; the message names what there is.
+            ValueError: no such model or method, and the message names what there is; or an adapter that does not fit.
         """
         folder = find_model(str(pretrained_model_name_or_path), revision, sd_path)
         if "torch_dtype" not in kwargs and kwargs.get("dtype") is None:
             kwargs["dtype"] = torch.float32
         if (folder / STATISTICS).is_file():
-            return cls._from_stage(folder, method, kwargs.get("torch_dtype") or kwargs["dtype"])
+            pipe = cls._from_stage(folder, method, kwargs.get("torch_dtype") or kwargs["dtype"])
+        else:
+            pipe = cls._from_saved(folder, method, sd_path, kwargs)
+        if adapter is not None:
+            networks = lora_networks(pipe._backbone(), pipe.estimator)
+            name = str(pipe.config["method"])
+            merge_adapter_file(Path(adapter), networks, name, base_fingerprint(folder, name))
+        return pipe.eval()
+
+    @classmethod
+    def _from_saved(cls, folder: Path, method: str, sd_path: str | None, kwargs: dict[str, Any]) -> IDaSSRPipeline:
+        """A saved pipeline, or SD-Turbo, with the adapter of ``method`` merged."""
         adapter = choose_adapter(folder, method)
         if (folder / "model_index.json").is_file():
             pipe = super().from_pretrained(str(folder), **kwargs)
@@ -232,7 +253,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             pipe = cls.from_backbone(load_sd_turbo(sd_path, dtype=dtype), None)
         if adapter is not None:
             pipe._merge(adapter)
-        return pipe.eval()
+        return pipe
 
     @classmethod
     def _from_stage(cls, folder: Path, method: str, dtype: torch.dtype) -> IDaSSRPipeline:
@@ -252,21 +273,15 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     def _merge(self, folder: Path) -> None:
         """Put an adapter's own networks in place, its tensors over the UNet's, and add its LoRA to what is there."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        path = folder / "adapter.safetensors"
-        tensors = load_file(path) if path.is_file() else {}
         saved = config.get("estimator")
         self.register_modules(estimator=None if saved is None else estimator_class(saved).from_config(saved))
         self._settle(config)
         parts = {"estimator": self.estimator, "conditioner": self.conditioner, "unet": self.unet}
-        for name, part in parts.items():
-            if part is None:
-                continue
-            own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-            missing, unexpected = part.load_state_dict(own, strict=False)
-            if unexpected or (name != "unet" and missing):
-                raise ValueError(f"{folder} does not fit this model: {', '.join([*unexpected, *missing][:3])}.")
-            part.to(self.unet.device)
-        attach_adapters(folder, {"unet_lora": self.unet, "vae_encoder_lora": self.vae.encoder})
+        put_weights(folder, parts)
+        for part in parts.values():
+            if part is not None:
+                part.to(self.unet.device)
+        attach_adapters(folder, lora_networks(self._backbone()))
 
     def _settle(self, config: dict[str, Any]) -> None:
         """Be the method that ``method_settings`` describes, with a new conditioner where that is a network."""

@@ -113,6 +113,10 @@ GOLDEN = {
         ("generator", "network.degradation_tokens", 49_408),
     ],
     "degradation-scores": [("generator", "network", 149_410)],
+    "personal": [
+        ("generator", "estimator_lora, rank 16", None),
+        ("generator", "unet_lora, rank 16", 619_776),
+    ],
     "compact/methods/s3diff": [
         ("generator", "estimator.unet", 770_240),
         ("generator", "estimator.encoder", 160_960),
@@ -151,6 +155,8 @@ def stage(name: str, *overrides: str) -> Config:
     if name.endswith("s3diff"):
         # Without the trained degradation estimator, which counts as frozen.
         trial += ["estimator.scores=null"]
+    if name == "personal":
+        trial += ["train.adapter=null"]
     return load_config(CONFIGS / "base.yaml", CONFIGS / "train" / f"{name}.yaml", overrides=[*trial, *overrides])
 
 

@@ -17,11 +17,19 @@ TINY_ESTIMATORS = {
     "invsr": {"widths": "[16,16]", "layers": 1, "head_width": 8, "groups": 4},
 }
 
+FROM_PHOTOGRAPHS = (
+    "data.sources.pictures={path: ., lq: null, at_least: 1}",
+    "data.degradation=measured",
+    "train.adapter=null",
+)
+"""In place of pairs and of a trained model."""
+
 
 def own_overrides(stage: Path) -> list[str]:
     """What makes the network of a stage's method small."""
     method = yaml.safe_load(stage.read_text())["method"]["name"]
-    return [f"estimator.{name}={value}" for name, value in TINY_ESTIMATORS.get(method, {}).items()]
+    small = [f"estimator.{name}={value}" for name, value in TINY_ESTIMATORS.get(method, {}).items()]
+    return [*small, *(FROM_PHOTOGRAPHS if stage.stem == "personal" else ())]
 
 
 def tiny_overrides(stage: Path, photographs: Path, run_dir: Path) -> list[str]:

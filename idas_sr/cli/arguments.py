@@ -209,6 +209,13 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     _add(model, "--method", default="idas", metavar="NAME", help="adapter on its backbone (default: %(default)s)")
     _add(
         model,
+        "--adapter",
+        type=Path,
+        metavar="FILE",
+        help="personal adapter trained on that model and method (docs/personal.md)",
+    )
+    _add(
+        model,
         "--steps",
         aliases=("--num_steps",),
         type=count_value,

@@ -107,14 +107,21 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Callable[[], IDaSSRP
     precision = choose_precision(args.precision, device, args.model)
     encoding = encoding_of(args)
     if args.random_weights:
+        if args.adapter is not None:
+            raise ValueError("--adapter belongs to a trained model; leave --random-weights out.")
         choose(METHODS, "method", args.method)
         weights = f"random {args.model}"
         make = functools.partial(IDaSSRPipeline.from_random, args.model, PRECISIONS[precision], method=args.method)
     else:
         folder = find_model(args.model, sd_path=args.sd_path)
-        weights = fingerprint(folder)
+        weights = fingerprint(folder, args.adapter)
         make = functools.partial(
-            IDaSSRPipeline.from_pretrained, folder, args.method, sd_path=args.sd_path, dtype=PRECISIONS[precision]
+            IDaSSRPipeline.from_pretrained,
+            folder,
+            args.method,
+            sd_path=args.sd_path,
+            adapter=args.adapter,
+            dtype=PRECISIONS[precision],
         )
     settings = Settings(
         weights,

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from idas_sr.data.kernels import bell_kernel
+
 _GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # BT.601 luma as torchvision's rgb_to_grayscale rounds it
 
 
@@ -59,6 +61,14 @@ def add_gaussian_noise(image: Tensor, sigma: float, is_gray: bool, seed: int) ->
     # Drawn by numpy so that one seed gives one noise on every device.
     noise = np.random.default_rng(seed).standard_normal((1, channels, *image.shape[-2:]), dtype=np.float32)
     return (image + sigma * torch.from_numpy(noise).to(image.device)).clamp(0, 1)
+
+
+def correlated_noise(shape: torch.Size, grain: float, rng: np.random.Generator) -> Tensor:
+    """Noise of unit variance (1, C, H, W), smoothed by a Gaussian of ``grain`` pixels: what is left of a sensor's after
+    demosaicing and in-camera denoising."""
+    noise = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
+    kernel = bell_kernel(5, grain, grain, 0.0)
+    return blur(noise, kernel) / float(np.sqrt((kernel**2).sum()))
 
 
 def add_poisson_noise(image: Tensor, strength: float, is_gray: bool, seed: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from idas_sr.data import corruptions
 from idas_sr.data.heldout import HeldoutConfig, degrade_heldout
 from idas_sr.data.kernels import KERNEL_KINDS, draw_bell_kernel, draw_sinc_kernel
+from idas_sr.data.measured import MeasuredConfig, degrade_measured
 
 RESIZE_MODES = ("area", "bilinear", "bicubic")
 JPEG_CODECS = ("auto", "pillow", "kornia")
@@ -191,7 +192,9 @@ _S3DIFF = DegradationConfig(
     none_prob=0.01,
 )
 
-DEGRADATIONS: dict[str, DegradationConfig | MixtureConfig | HeldoutConfig] = {
+AnyConfig = DegradationConfig | MixtureConfig | HeldoutConfig | MeasuredConfig
+
+DEGRADATIONS: dict[str, AnyConfig] = {
     "realesrgan": _INVSR,
     "realesrgan-wide": _WIDE,
     "camera": _CAMERA,
@@ -201,6 +204,7 @@ DEGRADATIONS: dict[str, DegradationConfig | MixtureConfig | HeldoutConfig] = {
     "s3diff": _S3DIFF,
     "bicubic": DegradationConfig(none_prob=1.0),
     "heldout": HeldoutConfig(),  # another family on purpose: never train on it
+    "measured": MeasuredConfig(),  # one camera: its values come from scripts/estimate_degradation.py
 }
 
 
@@ -281,9 +285,7 @@ def draw_recipe(config: DegradationConfig, rng: np.random.Generator) -> Recipe |
 class Degradation:
     """Makes LQ pictures from HQ crops."""
 
-    def __init__(
-        self, config: DegradationConfig | MixtureConfig | HeldoutConfig | str = "realesrgan", jpeg: str = "auto"
-    ) -> None:
+    def __init__(self, config: AnyConfig | str = "realesrgan", jpeg: str = "auto") -> None:
         """Args:
             config: a preset's name (DEGRADATIONS) or a configuration of one's own.
             jpeg: "pillow" (the real codec, on the CPU), "kornia" (an approximation on the image's own device) or
@@ -334,6 +336,8 @@ class Degradation:
     def _degrade(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         if isinstance(self.config, HeldoutConfig):
             return degrade_heldout(image, self.config, rng)
+        if isinstance(self.config, MeasuredConfig):
+            return degrade_measured(image, self.config, rng)
         config = self.config.choose(rng) if isinstance(self.config, MixtureConfig) else self.config
         recipe = draw_recipe(config, rng)
         if recipe is None:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from idas_sr.data import corruptions
-from idas_sr.data.kernels import bell_kernel, disk_kernel, motion_kernel
+from idas_sr.data.kernels import disk_kernel, motion_kernel
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class HeldoutConfig:
     shot_noise: tuple[float, float] = (0.0, 0.004)  # variance per unit of signal
     grain_sigma: tuple[float, float] = (0.3, 1.0)  # LQ pixels: demosaicing and in-camera denoising leave no white noise
     webp_quality: tuple[int, int] = (40, 95)
+    resamplings: tuple[str, ...] = ("lanczos", "box")
 
 
 def degrade_heldout(image: Tensor, config: HeldoutConfig, rng: np.random.Generator) -> Tensor:
@@ -33,7 +34,7 @@ def degrade_heldout(image: Tensor, config: HeldoutConfig, rng: np.random.Generat
     is_defocus = rng.random() < config.defocus_prob
     radius, length = rng.uniform(*config.defocus_radius), rng.uniform(*config.motion_length)
     angle = rng.uniform(0, math.pi)
-    resample = (Image.Resampling.LANCZOS, Image.Resampling.BOX)[rng.integers(2)]
+    resample = Image.Resampling[config.resamplings[rng.integers(len(config.resamplings))].upper()]
     read, shot = rng.uniform(*config.read_noise), rng.uniform(*config.shot_noise)
     grain = rng.uniform(*config.grain_sigma)
     quality = int(rng.integers(config.webp_quality[0], config.webp_quality[1] + 1))
@@ -42,11 +43,5 @@ def degrade_heldout(image: Tensor, config: HeldoutConfig, rng: np.random.Generat
     picture = corruptions.to_pillow(corruptions.blur(image.cpu(), kernel))
     picture = picture.resize((picture.width // config.scale, picture.height // config.scale), resample)
     lq = corruptions.from_pillow(picture, torch.device("cpu"))
-    lq = lq + (read**2 + shot * lq).sqrt() * _correlated_noise(lq.shape, grain, rng)
+    lq = lq + (read**2 + shot * lq).sqrt() * corruptions.correlated_noise(lq.shape, grain, rng)
     return corruptions.compress_pillow(lq, quality, "WEBP").to(device)
-
-
-def _correlated_noise(shape: torch.Size, sigma: float, rng: np.random.Generator) -> Tensor:
-    noise = torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
-    kernel = bell_kernel(5, sigma, sigma, 0.0)
-    return corruptions.blur(noise, kernel) / float(np.sqrt((kernel**2).sum()))  # back to unit variance

@@ -47,7 +47,11 @@ def in_split(entries: Sequence[Entry], split: str, where: str) -> list[Entry]:
 
 
 def list_entries(
-    root: str | Path, lq: str | Path | None = None, take: int | None = None, expected: int | None = None
+    root: str | Path,
+    lq: str | Path | None = None,
+    take: int | None = None,
+    expected: int | None = None,
+    at_least: int = 1,
 ) -> list[Entry]:
     """All entries of one source, sorted by name.
 
@@ -57,10 +61,11 @@ def list_entries(
         lq: folder of low-quality counterparts with the same relative names, of any picture extension.
         take: only the first so many.
         expected: how many there must be then.
+        at_least: how few there may be then.
 
     Raises:
         FileNotFoundError: the source, or a counterpart, is not there.
-        ValueError: another number than expected, or a list or index that cannot be read.
+        ValueError: another number than expected, too few, or a list or index that cannot be read.
     """
     root = Path(root)
     if root.is_file():
@@ -76,6 +81,12 @@ def list_entries(
         raise ValueError(
             f"{root} holds {len(entries)} pictures where {expected} are expected; complete the set, or set "
             "expected=null for this source to train on what there is."
+        )
+    if entries and len(entries) < at_least:
+        what = "pictures" if lq is None else "pairs"
+        raise ValueError(
+            f"{root} holds {len(entries)} {what} where at least {at_least} are needed; add more, or lower at_least of "
+            "this source."
         )
     return entries
 
@@ -113,5 +124,9 @@ def _paired(entries: Sequence[Entry], root: Path, lq: Path) -> list[Entry]:
         name = entry.hq.path.relative_to(root).with_suffix("").as_posix()
         if name not in counterparts:
             raise FileNotFoundError(f"{entry.hq} has no counterpart {name}.* in {lq}; add it or remove the picture.")
-        pairs.append(Entry(entry.hq, PictureFile(counterparts[name], counterparts[name].name)))
+        path = counterparts.pop(name)
+        pairs.append(Entry(entry.hq, PictureFile(path, path.name)))
+    if counterparts:
+        name, path = min(counterparts.items())
+        raise FileNotFoundError(f"{path} has no counterpart {name}.* in {root}; add it or remove the picture.")
     return pairs

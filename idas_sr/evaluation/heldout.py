@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +27,13 @@ def held_out_pairs(folder: Path, count: int, degradation: str, zoom: float = 1.0
     of many cameras are. The same pairs for the same arguments: degradations follow from the position in the sorted
     list.
     """
-    degrade = Degradation(degradation)
+    return pairs_of(list_photographs(folder, "validation")[:count], Degradation(degradation), zoom)
+
+
+def pairs_of(paths: Sequence[Path], degradation: Degradation, zoom: float = 1.0) -> list[tuple[Tensor, Tensor]]:
+    """``held_out_pairs`` of chosen photographs."""
     pairs = []
-    for index, path in enumerate(list_photographs(folder, "validation")[:count]):
+    for index, path in enumerate(paths):
         hq = load_picture(path)
         if min(hq.shape[-2:]) > 512:
             # Straight from a camera, large ones are soft at their own resolution: more blur changes little.
@@ -42,5 +47,5 @@ def held_out_pairs(folder: Path, count: int, degradation: str, zoom: float = 1.0
             top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
             centre = hq[..., top : top + height, left : left + width]
             hq = F.interpolate(centre, tuple(hq.shape[-2:]), mode="bicubic").clamp(0, 1)
-        pairs.append((degrade(hq, [sample_rng(2024, index)]), hq))
+        pairs.append((degradation(hq, [sample_rng(2024, index)]), hq))
     return pairs

@@ -39,11 +39,11 @@ class Restorer(Method):
         weights: of the losses: latent, latent_l1, latent_perceptual, gan_latent, vsd; pixel, pixel_l2, grid, lpips,
             feature, gan; reconstruction; and those of the subclass.
         train: names of the parts the generator trains: ``estimator``, ``conditioner`` (where they are networks),
-            ``unet_lora``, ``vae_encoder_lora``, ``conv_in`` (of the UNet, in full), ``unet``, ``decoder``. The last is
-            the autoencoder's: a decoder that has only seen latents of clean pictures prints the grid of its cells where
-            a restored latent is not quite one. An encoder with an adapter encodes the low-quality picture only;
-            targets, and with them every position, stay.
-        unet_rank, vae_encoder_rank, fake_score_rank: of the adapters.
+            ``unet_lora``, ``vae_encoder_lora``, ``estimator_lora``, ``conv_in`` (of the UNet, in full), ``unet``,
+            ``decoder``. The last is the autoencoder's: a decoder that has only seen latents of clean pictures prints
+            the grid of its cells where a restored latent is not quite one. An encoder with an adapter encodes the
+            low-quality picture only; targets, and with them every position, stay.
+        unet_rank, vae_encoder_rank, estimator_rank, fake_score_rank: of the adapters.
         vsd: arguments of ``Distillation``.
         decode_crop: side, in latent cells, of the window that is decoded for the losses on pixels; None: all.
         latent_perceptual: run directory of configs/train/latent-perceptual.yaml, for the loss of that name.
@@ -63,6 +63,7 @@ class Restorer(Method):
         train: tuple[str, ...] = (),
         unet_rank: int = 16,
         vae_encoder_rank: int = 8,
+        estimator_rank: int = 16,
         fake_score_rank: int = 16,
         vsd: Mapping[str, Any] | None = None,
         decode_crop: int | None = None,
@@ -82,7 +83,8 @@ class Restorer(Method):
             self.backbone, self.weights, decode_crop, feature_distance, lpips, perceptual
         )
         self.own_prior = self._own_prior()
-        self._add_adapters({"unet_lora": unet_rank, "vae_encoder_lora": vae_encoder_rank}, fake_score_rank)
+        ranks = {"unet_lora": unet_rank, "vae_encoder_lora": vae_encoder_rank, "estimator_lora": estimator_rank}
+        self._add_adapters(ranks, fake_score_rank)
 
     def _own_prior(self) -> LatentBackbone | None:
         """A frozen copy of the UNet for critic and fake score, where its weights are trained and not an adapter."""
@@ -100,16 +102,19 @@ class Restorer(Method):
 
     def _add_adapters(self, ranks: Mapping[str, int], fake_score_rank: int) -> None:
         parts = set(self.train_parts)
-        known = (*self.own_parts(), *OF_BACKBONE)
+        networks = lora_networks(self.backbone, self.estimator)
+        known = dict.fromkeys((*self.own_parts(), *OF_BACKBONE, *networks))
         unknown = sorted(parts - set(known))
         if unknown:
             raise ValueError(f"There is no part called {unknown[0]!r} to train; choose from {', '.join(known)}.")
         if "unet" in parts and parts & {"unet_lora", "conv_in"}:
             raise ValueError("train names unet and a part of it; train either the whole UNet or unet_lora and conv_in.")
+        if {"estimator", "estimator_lora"} <= parts:
+            raise ValueError("train names estimator and estimator_lora; train either the whole network or its adapter.")
         exclude = ("conv_in",) if "conv_in" in parts else ()
         # Outside the module tree: their layers are in the networks already.
         self._lora_parts: dict[str, LoraPart] = {}
-        for name, network in lora_networks(self.backbone).items():
+        for name, network in networks.items():
             if name in parts:
                 add_lora(network, GENERATOR, ranks[name], exclude)
                 self._lora_parts[name] = LoraPart(network, GENERATOR, name)
@@ -128,7 +133,7 @@ class Restorer(Method):
 
     def _switch_on(self) -> None:
         if self._lora_parts:
-            for network in lora_networks(self.backbone).values():
+            for network in lora_networks(self.backbone, self.estimator).values():
                 use_lora(network, GENERATOR)
 
     # ---- training ----

@@ -12,6 +12,8 @@ from idas_sr.networks.sd_turbo import find_sd_turbo
 
 MODELS = Path(__file__).parents[1] / "models"
 """Models that travel with the package, one folder each."""
+BASE_PARTS = ("vae", "unet", "prompt", "estimator", "conditioner", "unet_lora", "vae_encoder_lora", "estimator_lora")
+"""Folders of a model whose weights every restoration uses."""
 
 
 def find_model(name: str, revision: str | None = None, sd_path: str | None = None) -> Path:
@@ -55,10 +57,31 @@ def choose_adapter(folder: Path, method: str) -> Path | None:
     raise ValueError(f"The model in {folder} has no method called {method!r}; it has {there or 'none'}.")
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over names and contents of a saved model's files: another hash, other pictures."""
+def base_fingerprint(folder: Path, method: str) -> str:
+    """SHA-256 over the weights that ``method`` works with in a saved model or a stage's ``model/``: what an adapter
+    trained on it depends on. Adapters of other methods beside it do not count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        name = path.relative_to(folder).as_posix()
+        part = name.split("/")[0]
+        if part in BASE_PARTS or name.startswith(f"adapters/{method}/"):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def fingerprint(folder: Path, adapter: Path | None = None) -> str:
+    """SHA-256 over a saved model's files, by name and content, and a personal adapter: another hash, other pictures.
+
+    Raises:
+        ValueError: there is no such adapter.
+    """
+    if adapter is not None and not adapter.is_file():
+        raise ValueError(f"There is no adapter {adapter}; scripts/export_adapter.py writes one.")
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
+    if adapter is not None:
+        digest.update(b"adapter\0" + hashlib.sha256(adapter.read_bytes()).digest())
     return digest.hexdigest()

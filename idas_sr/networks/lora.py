@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ GENERATOR = "generator"
 """Adapter that restores; the one that a stage saves."""
 FAKE_SCORE = "fake_score"
 """Adapter that knows the distribution of the restored latents (VSD)."""
-UNTOUCHED = ("time_embedding", "time_emb_proj")
-"""The position means the same with and without an adapter."""
+UNTOUCHED = ("time_embedding", "time_emb_proj", "embedding", "embed")
+"""The position means the same with and without an adapter, to the UNet (the first two) and to MINE."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 """What peft's own files have before every name; diffusers takes it as ``prefix="base_model.model"``."""
@@ -100,18 +100,29 @@ class LoraPart(nn.Module):
                 self.add_module(f"{path.replace('.', '/')}/B", layer.lora_B[name])
 
 
+def lora_settings(network: nn.Module, name: str) -> dict[str, Any]:
+    """peft's configuration of one adapter, as values that JSON has."""
+    settings = network.peft_config[name].to_dict()  # type: ignore[union-attr]
+    # Sets have another order in every process.
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+
+
+def lora_tensors(network: nn.Module, name: str) -> dict[str, Tensor]:
+    """The tensors of one adapter, by peft's names in files."""
+    tensors = get_peft_model_state_dict(network, adapter_name=name)
+    return {f"{PREFIX}{key}": value.detach().contiguous() for key, value in tensors.items()}
+
+
 def save_lora(network: nn.Module, name: str, folder: Path) -> None:
     """Write one adapter in peft's layout: its tensors as safetensors, its configuration as JSON.
 
     ``peft.PeftModel.from_pretrained(network, folder)`` reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = get_peft_model_state_dict(network, adapter_name=name)
-    save_file({f"{PREFIX}{key}": value.detach().contiguous() for key, value in tensors.items()}, folder / WEIGHTS)
-    settings = network.peft_config[name].to_dict()  # type: ignore[union-attr]
-    # Sets have another order in every process.
-    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
-    (folder / CONFIG).write_text(json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    save_file(lora_tensors(network, name), folder / WEIGHTS)
+    (folder / CONFIG).write_text(
+        json.dumps(lora_settings(network, name), indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8"
+    )
 
 
 def load_lora(network: nn.Module, name: str, folder: Path) -> None:
@@ -121,11 +132,26 @@ def load_lora(network: nn.Module, name: str, folder: Path) -> None:
         ValueError: it does not fit.
     """
     settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    _inject(network, LoraConfig(**{key: settings[key] for key in ("r", "lora_alpha", "target_modules")}), name)
-    tensors = {key.removeprefix(PREFIX): value for key, value in load_file(folder / WEIGHTS).items()}
+    put_lora(network, name, settings, load_file(folder / WEIGHTS), str(folder))
+
+
+def put_lora(
+    network: nn.Module, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str
+) -> None:
+    """Put an adapter with these ``lora_settings`` and tensors, which came from ``source``, on ``network``, on.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    refusal = f"The adapter in {source} does not fit this network."
+    try:
+        _inject(network, LoraConfig(**{key: settings[key] for key in ("r", "lora_alpha", "target_modules")}), name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(refusal) from error
+    tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
     own = get_peft_model_state_dict(network, adapter_name=name)
     if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in tensors.items()}:
-        raise ValueError(f"The adapter in {folder} does not fit this network.")
+        raise ValueError(refusal)
     set_peft_model_state_dict(network, tensors, adapter_name=name)
 
 

@@ -46,9 +46,10 @@ def estimator_class(config: Mapping[str, Any]) -> Any:
     return ESTIMATORS[name]
 
 
-def lora_networks(backbone: LatentBackbone) -> dict[str, nn.Module]:
+def lora_networks(backbone: LatentBackbone, estimator: nn.Module | None = None) -> dict[str, nn.Module]:
     """Name of an adapter, which is that of its folder too -> the network it goes on."""
-    return {"unet_lora": backbone.unet, "vae_encoder_lora": backbone.vae.encoder}
+    networks: dict[str, nn.Module] = {"unet_lora": backbone.unet, "vae_encoder_lora": backbone.vae.encoder}
+    return networks if estimator is None else {**networks, "estimator_lora": estimator}
 
 
 def save_parts(
@@ -57,16 +58,17 @@ def save_parts(
     """Write vae/, unet/, prompt/, estimator/ and conditioner/ if there are such networks, and the latents' statistics;
     adapters beside weights.
 
-    ``unet_lora/`` and ``vae_encoder_lora/`` are in peft's layout; unet/ and vae/ hold the weights without them.
+    ``unet_lora/``, ``vae_encoder_lora/`` and ``estimator_lora/`` are in peft's layout; unet/, vae/ and estimator/ hold
+    the weights without them.
     """
     for name in ("vae", "unet", "prompt"):
         _save_without_adapters(getattr(backbone, name), folder / name)
-    for name, network in lora_networks(backbone).items():
+    for name, network in lora_networks(backbone, estimator).items():
         if GENERATOR in adapters_of(network):
             save_lora(network, GENERATOR, folder / name)
     for name, part in (("estimator", estimator), ("conditioner", conditioner)):
         if isinstance(part, ModelMixin):
-            part.save_pretrained(folder / name)
+            _save_without_adapters(part, folder / name)
     statistics = {name: getattr(backbone, name).flatten().tolist() for name in ("latents_mean", "latents_std")}
     (folder / STATISTICS).write_text(json.dumps(statistics, indent=1))
 
@@ -98,8 +100,8 @@ def load_parts(folder: Path, keep: Collection[str] = ()) -> tuple[LatentBackbone
 
     Args:
         folder: ``model/`` of a run, or a saved pipeline whose statistics are in its model_index.json (its prior).
-        keep: adapters (``unet_lora``, ``vae_encoder_lora``) to leave beside the weights, to be trained on; the others
-            are merged into them.
+        keep: adapters (``unet_lora``, ``vae_encoder_lora``, ``estimator_lora``) to leave beside the weights, to be
+            trained on; the others are merged into them.
 
     Raises:
         FileNotFoundError: the folder is not the result of a finished stage.
@@ -117,12 +119,43 @@ def load_parts(folder: Path, keep: Collection[str] = ()) -> tuple[LatentBackbone
         NoiseSchedule.from_config(SD_TURBO_SCHEDULER),
         **_statistics(folder),
     )
-    attach_adapters(folder, lora_networks(backbone), keep)
-    settings = folder / "estimator" / "config.json"
-    if not settings.is_file():
-        return backbone, None
-    kind = estimator_class(json.loads(settings.read_text()))
-    return backbone, kind.from_pretrained(folder / "estimator", torch_dtype=torch.float32)
+    settings, estimator = folder / "estimator" / "config.json", None
+    if settings.is_file():
+        kind = estimator_class(json.loads(settings.read_text()))
+        estimator = kind.from_pretrained(folder / "estimator", torch_dtype=torch.float32)
+    attach_adapters(folder, lora_networks(backbone, estimator), keep)
+    return backbone, estimator
+
+
+def put_weights(folder: Path, parts: Mapping[str, nn.Module | None]) -> None:
+    """Put what ``adapter.safetensors`` holds of an exported method over the weights of ``parts``, by name: of the UNet
+    what it has, of the others everything.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    path = folder / "adapter.safetensors"
+    tensors = load_file(path) if path.is_file() else {}
+    for name, part in parts.items():
+        if part is None:
+            continue
+        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        missing, unexpected = part.load_state_dict(own, strict=False)
+        if unexpected or (name != "unet" and missing):
+            raise ValueError(f"{folder} does not fit this model: {', '.join([*unexpected, *missing][:3])}.")
+
+
+def merge_method(folder: Path, backbone: LatentBackbone) -> Any:
+    """Make a saved prior the trained method whose exported adapter is in ``folder``; its estimator, or None.
+
+    Raises:
+        ValueError: it does not fit, or this version does not know its estimator.
+    """
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("estimator")
+    estimator = None if saved is None else estimator_class(saved).from_config(saved)
+    put_weights(folder, {"estimator": estimator, "unet": backbone.unet})
+    attach_adapters(folder, lora_networks(backbone, estimator))
+    return estimator
 
 
 def load_own(folder: Path, part: nn.Module | None) -> None:
