@@ -50,7 +50,6 @@ REALISM = (0.0, 0.5, 1.0)
 HDCLIP_HOSTS: dict[str, dict[str, Any]] = {"idas": {"realism": 0.5}, "s3diff": {}}
 """Method -> how it is called where HD-CLIP tells it what is there and what was done to it."""
 HDCLIP_GUIDERS: dict[str, dict[str, Any]] = {
-    "prompt alone": {"name": "positive"},
     "CFG": {"name": "cfg", "args": {"scale": 1.1, "negative_scale": 0.1}},
     "CFPG a": {"name": "cfpg", "args": {"form": "a", "scale": 1.1, "negative_scale": 0.1}},
     "CFPG b": {"name": "cfpg", "args": {"form": "b", "scale": 1.1}},
@@ -82,7 +81,7 @@ class Row:
 
 def rows_of(model: Path, also: Sequence[str]) -> Iterator[Row]:
     """The rows of a model's adapters, then those of ``also`` (NAME=RUN_DIR of a stage)."""
-    shared = [model / name for name in ("vae", "unet", "prompt")]
+    shared, hosts = [model / name for name in ("vae", "unet", "prompt")], []
     for folder in sorted(path.parent for path in model.glob("adapters/*/config.json")):
         method = folder.name
 
@@ -91,15 +90,19 @@ def rows_of(model: Path, also: Sequence[str]) -> Iterator[Row]:
 
         plain = Row(method, load, [*shared, folder], trained=parameters_in([folder]))
         yield from settings_of(plain, method)
-        if (model / HDCLIP).is_dir() and method in HDCLIP_HOSTS:
-            trained = parameters_in([folder, model / HDCLIP])
-            for name, guider in HDCLIP_GUIDERS.items():
-                slots = {"conditioner": {"name": "hdclip", "args": {"model": str(model / HDCLIP)}}, "guider": guider}
-                label = ", ".join([method, *_words(HDCLIP_HOSTS[method]), f"HD-CLIP, {name}"])
-                places = [*plain.folders, model / HDCLIP]
-                yield replace(
-                    plain, name=label, folders=places, call=HDCLIP_HOSTS[method], slots=slots, trained=trained
-                )
+        if method in HDCLIP_HOSTS and (model / HDCLIP).is_dir():
+            hosts.append(plain)
+    for plain in hosts:
+        call, clip = HDCLIP_HOSTS[plain.name], model / HDCLIP
+        for name, guider in HDCLIP_GUIDERS.items():
+            yield replace(
+                plain,
+                name=", ".join([plain.name, *_words(call), f"HD-CLIP, {name}"]),
+                folders=[*plain.folders, clip],
+                call=call,
+                slots={"conditioner": {"name": "hdclip", "args": {"model": str(clip)}}, "guider": guider},
+                trained=(plain.trained or 0) + parameters_in([clip]),
+            )
     for text in also:
         name, _, place = text.partition("=")
         stage = Path(place) / "model"
