@@ -73,6 +73,13 @@ def test_every_module_has_a_layer() -> None:
     assert not unlisted, f"give these a layer in tests/test_layers.py: {sorted(unlisted)}"
 
 
+def test_the_page_shows_the_same_order() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"## Layers\n\n```\n(.*?)```", page, re.S)
+    shown = [name for line in reversed(block.splitlines()) for name in re.findall(r"[a-z_]+", line.split("(")[0])]
+    assert set(shown) <= set(RANK) and [RANK[name] for name in shown] == sorted(RANK[name] for name in shown)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_imports_point_downwards(path: Path) -> None:
     here = owner(path)
