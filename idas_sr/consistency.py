@@ -41,8 +41,8 @@ def check_larger(size: tuple[int, int], height: int, width: int) -> None:
     """
     if size[0] <= height or size[1] <= width:
         raise ValueError(
-            f"--consistent and --map need an output larger than its input, and {size[1]}x{size[0]} is not larger than "
-            f"{width}x{height}; choose a larger size, or leave them out."
+            f"A map or consistency needs an output larger than its input, and {size[1]}x{size[0]} is not larger than "
+            f"{width}x{height}; choose a larger size, or leave it out."
         )
 
 

@@ -59,6 +59,22 @@ def test_a_painted_region_has_its_own_realism(studio: Studio, upload: Path) -> N
     assert np.array_equal(np.asarray(Image.open(unpainted.after), float), plain)
 
 
+def test_the_overlay_shows_what_is_invented(studio: Studio, upload: Path) -> None:
+    plain = studio.restore(upload, Dial(0.8, 3, 2.5))
+    assert plain.overlay is None and plain.invented is None and "invented" not in words.describe(plain, 0.8)
+    change, spread = (studio.restore(upload, Dial(0.8, 3, 2.5, overlay=name)) for name in ("change", "spread"))
+    files = [np.asarray(Image.open(shown.overlay)).astype(int) for shown in (change, spread) if shown.overlay]
+    assert len(files) == 2 and files[0].shape == files[1].shape == (92, 132, 3) and (files[0] != files[1]).any()
+    assert change.after.read_bytes() == plain.after.read_bytes()
+    assert change.invented == spread.invented and change.invented
+    assert f"<b>{100 * change.invented:.1f} %</b> of the energy" in words.describe(change, 0.8)
+    none = studio.restore(upload, Dial(0.0, 3, 2.5, overlay="change"))
+    # Grey all over: its own colours would be taken for heat.
+    assert none.invented == 0 and none.overlay and np.ptp(np.asarray(Image.open(none.overlay)), axis=2).max() == 0
+    with pytest.raises(ValueError, match="larger than its input"):
+        studio.restore(upload, Dial(0.8, upscale=1.0, overlay="change"))
+
+
 def test_the_strip_goes_along_the_dial(studio: Studio, upload: Path) -> None:
     strip = list(studio.strip(upload, Dial()))
     assert [realism for realism, _ in strip] == list(STRIP)

@@ -25,6 +25,8 @@ EDITOR_SIDE = 640
 MAX_BATCH = 100
 PAINT = "#ff5a1f"
 
+SIDES, SIDES_INVENTED = "Enlarged input | restored", "Restored | invented detail"
+
 TITLE = """# IDaS-SR
 One step from a poor photograph to one four times as large, with a dial from *closest to what was there* to *most
 detail*. Pictures stay on this server for an hour at most."""
@@ -82,13 +84,20 @@ def guarded(studio: Studio) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 
 def dial_of(
-    realism: float, seed: float | None, upscale: float, color_fix: str, painted: float, painting: dict | None
+    realism: float,
+    seed: float | None,
+    upscale: float,
+    color_fix: str,
+    painted: float,
+    painting: dict | None,
+    overlay: str = "",
 ) -> Dial:
     """The controls of the page as the studio takes them."""
     layers = (painting or {}).get("layers") or []
     mask = np.asarray(layers[0])[..., -1] > 127 if layers else None
     # A browser says 4 for 4.0, and a recipe would then differ from the command line's.
-    return Dial(float(realism), int(SEED if seed is None else seed), float(upscale), color_fix, float(painted), mask)
+    own = int(SEED if seed is None else seed)
+    return Dial(float(realism), own, float(upscale), color_fix, float(painted), mask, overlay or "")
 
 
 def painted_digest(dial: Dial) -> str:
@@ -167,11 +176,18 @@ def _picture_tab(studio: Studio) -> None:
             compare = gr.ImageSlider(
                 type="filepath",
                 format="png",
-                label="Enlarged input | restored",
+                label=SIDES,
                 max_height=560,
                 interactive=False,
                 buttons=["fullscreen"],
                 elem_id="compare",
+            )
+            overlay = gr.Radio(
+                [("nothing", ""), ("what realism changed", "change"), ("what another seed changes", "spread")],
+                value="",
+                label="Show in the picture, of its invented detail",
+                info="takes as long as nine moves of the dial",
+                elem_id="overlay",
             )
             with gr.Row():
                 strip_button = gr.Button("Show the middle at five realisms", interactive=False, elem_id="strip-button")
@@ -190,7 +206,7 @@ def _picture_tab(studio: Studio) -> None:
                 elem_id="strip",
             )
     guard = guarded(studio)
-    dial = [realism, seed, upscale, color_fix, painted, editor]
+    dial = [realism, seed, upscale, color_fix, painted, editor, overlay]
     shown = [compare, panel, download, strip_button]
     strokes = gr.State("")
 
@@ -200,8 +216,10 @@ def _picture_tab(studio: Studio) -> None:
             return None, "", gr.update(value=None, interactive=False), gr.update(interactive=False)
         result = studio.restore(Path(path), dial_of(*values))
         button = gr.update(value=str(result.after), interactive=True)
+        pair = (result.before, result.after) if result.overlay is None else (result.after, result.overlay)
+        label = SIDES if result.overlay is None else SIDES_INVENTED
         return (
-            (str(result.before), str(result.after)),
+            gr.update(value=tuple(map(str, pair)), label=label),
             words.describe(result, values[0]),
             button,
             gr.update(interactive=True),
@@ -210,7 +228,7 @@ def _picture_tab(studio: Studio) -> None:
     @guard
     def open_picture(path: str | None, *values: Any) -> tuple[Any, ...]:
         # What was painted belongs to the picture before.
-        first = restore(path, *values[:-1], None)
+        first = restore(path, *values[:-2], None, values[-1])
         canvas = None if path is None else studio.enlarged(Path(path), EDITOR_SIDE)
         painting = None if canvas is None else {"background": canvas, "layers": [], "composite": None}
         return *first, painting, gr.update(value=None, visible=False), ""
@@ -234,7 +252,7 @@ def _picture_tab(studio: Studio) -> None:
     options: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     upload.change(open_picture, [upload, *dial], [*shown, editor, strip, strokes], **options)
     options |= {"trigger_mode": "always_last", "show_progress": "minimal", "show_progress_on": [compare]}
-    moved = [realism.change, seed.change, upscale.change, color_fix.change, painted.change]
+    moved = [realism.change, seed.change, upscale.change, color_fix.change, painted.change, overlay.change]
     gr.on(moved, restore, [upload, *dial], shown, **options)
     editor.input(repaint, [upload, strokes, *dial], [*shown, strokes], **options)
     strip_button.click(along, [upload, *dial], strip, concurrency_id="model", api_visibility="private")

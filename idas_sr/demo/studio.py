@@ -8,7 +8,7 @@ import time
 import uuid
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from idas_sr.batch import Job, Outcome, Settings, restore_files
+from idas_sr.imagefiles.heatmaps import overlaid
 from idas_sr.imagefiles.reading import PictureFile, read_picture
 from idas_sr.imagefiles.writing import save_picture
 from idas_sr.images import to_pil
+from idas_sr.invention import Invention, measure
 from idas_sr.pipeline import IDaSSROutput, IDaSSRPipeline, target_size
 from idas_sr.recipe import complete
 from idas_sr.resample import resize
@@ -29,6 +31,11 @@ from idas_sr.session import Session
 KEPT = 3
 """Pictures whose anchors are held in memory at once; an older one is opened again when it is needed."""
 STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)
+OVERLAYS: dict[str, Callable[[Invention], Tensor]] = {
+    "change": lambda found: found.change,
+    "spread": lambda found: found.spread,
+}
+"""What can be laid over the picture."""
 STRIP_SIDE = 320
 """Output pixels of a side of the pictures of a strip, from the middle."""
 
@@ -41,6 +48,7 @@ class Dial:
         realism: in [0, 1], outside the painted region.
         painted: realism of the painted region.
         mask: (h, w) bool of any size with the picture's shape: the painted region; None: nothing is painted.
+        overlay: show in the picture what is invented: entry of OVERLAYS; empty: show the picture.
     """
 
     realism: float = 0.5
@@ -49,6 +57,7 @@ class Dial:
     color_fix: str = "none"
     painted: float = 0.0
     mask: np.ndarray | None = None
+    overlay: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class Shown:
         is_first: whether the picture was encoded and anchored for it.
         size: (width, height) of the input.
         notices: what was converted or left out.
+        overlay: file of what is invented, over the picture; None where it was not asked for.
+        invented: share of the detail, see `idas_sr.invention.Invention`; None likewise.
     """
 
     before: Path
@@ -74,6 +85,8 @@ class Shown:
     is_first: bool
     size: tuple[int, int]
     notices: tuple[str, ...]
+    overlay: Path | None = None
+    invented: float | None = None
 
 
 @dataclass
@@ -141,6 +154,7 @@ class Studio:
                 is_first,
                 (low_width, low_height),
                 (*opened.picture.notices, *said),
+                *self._overlaid(opened, dial, (height, width)),
             )
 
     def strip(self, path: Path, dial: Dial) -> Iterator[tuple[float, Image.Image]]:
@@ -221,10 +235,20 @@ class Studio:
             )
 
     def _run(self, opened: _Open, dial: Dial, realism: float) -> IDaSSROutput:
-        where: float | Tensor = realism
-        if dial.mask is not None and dial.mask.any():
-            where = realism_map(dial, *opened.picture.colour.shape[-2:])
+        where = _where(opened, dial, realism)
         return opened.session(where, dial.seed, upscale=dial.upscale, color_fix=dial.color_fix, output_type="pt")
+
+    def _overlaid(self, opened: _Open, dial: Dial, size: tuple[int, int]) -> tuple[Path, float] | tuple[None, None]:
+        if not dial.overlay:
+            return None, None
+        colour, memory = opened.picture.colour, opened.session.memory
+        where = _where(opened, dial, dial.realism)
+        found = measure(self.pipeline, colour, where, dial.seed, size, dial.color_fix, memory=memory)
+        path = self._new("invented.png")
+        heat = overlaid(found.picture, OVERLAYS[dial.overlay](found))
+        # Maps of large pictures are smaller; the page lays it beside the picture.
+        heat.resize(size[::-1], Image.Resampling.BILINEAR).save(path)
+        return path, found.share
 
     def _before(self, opened: _Open, size: tuple[int, int]) -> Path:
         if size not in opened.before or not opened.before[size].is_file():
@@ -237,6 +261,13 @@ class Studio:
         folder = self.folder / uuid.uuid4().hex
         folder.mkdir(parents=True)
         return folder / name
+
+
+def _where(opened: _Open, dial: Dial, realism: float) -> float | Tensor:
+    """Realism of the picture, or the map that was painted."""
+    if dial.mask is None or not dial.mask.any():
+        return realism
+    return realism_map(dial, *opened.picture.colour.shape[-2:])
 
 
 def realism_map(dial: Dial, height: int, width: int) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from idas_sr.batch import Outcome
 from idas_sr.demo.studio import Shown
+from idas_sr.imagefiles.heatmaps import COLOURS, FULL, TICKS
+from idas_sr.invention import in_words
 
 LAST = 999.0
 """Timestep of almost pure noise."""
@@ -34,8 +36,21 @@ def describe(shown: Shown, realism: float) -> str:
         f"<p>MINE finds the picture at timestep <b>{trace['t_hat']:.0f}</b> of 999. At realism {realism:g} the network "
         f"starts {position}, and <b>{freshness:.0%}</b> of the noise's energy is fresh.</p>"
         f'<p class="small">{width}x{height} pixels, {how} in {shown.seconds:.2f} s</p>'
-        f"{f'<ul class=small>{notes}</ul>' if notes else ''}</div>"
+        f"{invention_of(shown)}{f'<ul class=small>{notes}</ul>' if notes else ''}</div>"
         f"{scale_of(trace['t_hat'])}{curve_of(shown.positions, realism)}</div>"
+    )
+
+
+def invention_of(shown: Shown) -> str:
+    """The share of invented detail and the legend of the overlay; nothing where there is none."""
+    if shown.invented is None:
+        return ""
+    stops = ", ".join(f"rgb{colour} {place:.0%}" for place, colour in COLOURS)
+    ticks = "".join(f"<span>{tick}{' and more' if tick == FULL else ''}</span>" for tick in TICKS)
+    return (
+        f"<p><b>{in_words(shown.invented)}</b> of the energy of the detail is invented. Grey is where there is next to "
+        f'none; colours are steps of the 255 between black and white:</p><div class="heat">'
+        f'<div style="background:linear-gradient(to right, {stops})"></div><p>{ticks}</p></div>'
     )
 
 
