@@ -156,12 +156,12 @@ def test_the_brush_changes_what_is_painted(page: Any) -> None:
 def test_the_overlay_is_switched_on_and_off(page: Any) -> None:
     upload(page)
     plain = after(page, lambda: move(page, 1.0))
-    heat = after(page, lambda: page.get_by_label("what realism changed").check())
+    heat = after(page, lambda: page.get_by_label("changed by realism").check())
     assert heat.shape == plain.shape and (np.ptp(heat.astype(int), axis=2) > 40).any()
     page.wait_for_selector("#panel .heat")
     assert "of the energy of the detail is invented" in page.inner_text("#panel")
     shot(page, "overlay")
-    again = after(page, lambda: page.get_by_label("nothing", exact=True).check())
+    again = after(page, lambda: page.get_by_label("off", exact=True).check())
     assert np.array_equal(again, plain)
 
 

@@ -183,10 +183,10 @@ def _picture_tab(studio: Studio) -> None:
                 elem_id="compare",
             )
             overlay = gr.Radio(
-                [("nothing", ""), ("what realism changed", "change"), ("what another seed changes", "spread")],
+                [("off", ""), ("changed by realism", "change"), ("differs with the seed", "spread")],
                 value="",
-                label="Show in the picture, of its invented detail",
-                info="takes as long as nine moves of the dial",
+                label="Invented detail",
+                info="a map of it over the picture; takes as long as nine moves of the dial",
                 elem_id="overlay",
             )
             with gr.Row():
