@@ -110,6 +110,22 @@ def test_methods_that_never_met_are_compared_through_others() -> None:
         fit(count(many({("a", "b", "skip"): 3})))
 
 
+def test_people_who_agree_about_each_picture_are_no_more_votes() -> None:
+    rng = np.random.default_rng(1)
+    one = [Vote(str(i), "a", "b", "left" if rng.random() < 0.65 else "right") for i in range(40)]
+    alone, crowd = pooled([one]), pooled([one] * 9)
+    # Nine people who say the same of every picture know no more of other pictures than one.
+    width = {key: found.methods[0].high - found.methods[0].low for key, found in (("one", alone), ("nine", crowd))}
+    assert width["nine"] == pytest.approx(width["one"], rel=0.05)
+    independent = fit(count([vote for _ in range(9) for vote in one])).methods[0]
+    assert independent.high - independent.low == pytest.approx(width["one"] / 3, rel=0.05)
+    assert crowd.methods[0].score == pytest.approx(independent.score)
+    # Of people who do not agree, each vote counts: the interval is that of so many votes.
+    split = [[Vote(str(i), "a", "b", "left" if rng.random() < 0.65 else "right") for i in range(40)] for _ in range(9)]
+    mixed = pooled(split).methods[0]
+    assert mixed.high - mixed.low == pytest.approx(width["one"] / 3, rel=0.3)
+
+
 def test_a_side_that_is_always_chosen_moves_no_score() -> None:
     votes = many({("a", "b", "left"): 8, ("b", "a", "left"): 8})
     assert all(abs(score.score) < 1e-9 for score in fit(count(votes)).methods)
