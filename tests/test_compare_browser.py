@@ -289,3 +289,20 @@ def test_ending_early_shows_what_there_is(page: Any) -> None:
     # What was seen cannot be unseen: the answers are closed.
     page.keyboard.press("u")
     assert "1 of 15 questions answered" in page.inner_text("#summary")
+
+
+def test_pictures_beside_the_page_are_shown(browser: Any, path: Path) -> None:
+    folders = [str(path.parent / name) for name in NAMES]
+    assert main(["compare", *folders, "-o", str(path.parent / "light.html"), "--no-embed", "--limit", "2"]) == 0
+    opened = browser.new_page()
+    opened.goto((path.parent / "light.html").as_uri())
+    ready(opened, 0)
+    assert opened.eval_on_selector_all("#stage img", "all => all.map(one => one.naturalWidth)") == [480, 480]
+    # The folder was left behind: that is said, and nobody votes on nothing.
+    (path.parent / "light_pictures").rename(path.parent / "elsewhere")
+    opened.reload()
+    opened.wait_for_function("() => document.querySelector('#said').textContent.includes('cannot be shown')")
+    assert opened.inner_text("#trouble").startswith("A picture cannot be shown")
+    opened.keyboard.press("ArrowLeft")
+    assert opened.inner_text("#count") == "1 of 2"
+    opened.close()

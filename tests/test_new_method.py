@@ -67,6 +67,7 @@ def test_a_new_method_passes_the_contract_as_it_is(checkout: Path) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "before", "after", "test"),

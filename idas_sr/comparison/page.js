@@ -23,6 +23,12 @@
 
   function say(words) { $("said").textContent = words; }
 
+  function trouble(words) {
+    $("trouble").textContent = words;
+    $("trouble").hidden = !words;
+    if (words) say(words);
+  }
+
   function make(tag, content = "", attributes = {}) {
     const node = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -108,9 +114,11 @@
 
   let ready = false;
   let shown = -1;
+  let turns = 0;
 
   async function ask() {
     const index = state.votes.length;
+    const turn = ++turns;
     const one = asked[index];
     const pictures = [["left", "Left"], ["right", "Right"]];
     const beside = view.beside ? data.beside : [];
@@ -124,9 +132,12 @@
     try {
       await Promise.all(view.panels.map((each) => each.image.decode()));
     } catch {
-      if (index === state.votes.length) say("A picture cannot be shown. Is the folder of pictures beside this page?");
+      if (turn === turns) trouble("A picture cannot be shown. Is the folder of pictures beside this page?");
+      return;
     }
-    if (index !== state.votes.length || state.revealed) return;
+    // Meanwhile somebody may have answered, gone back or ended.
+    if (turn !== turns || state.revealed) return;
+    trouble("");
     const { naturalWidth, naturalHeight } = view.panels[0].image;
     Object.assign(view, { width: naturalWidth || 1, height: naturalHeight || 1 });
     if (shown !== index) { fit(); since = performance.now(); }
