@@ -193,11 +193,18 @@ def _pictures(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], 
     return _save(figure, output / "pictures.png", "Picture by picture", caption)
 
 
-def _diversity(summary: Mapping[str, Any], output: Path) -> Drawn:
+def _side_by_side(summary: Mapping[str, Any], part: str, names: tuple[str, str]) -> tuple[Any, Any]:
+    """Two panels of a part of each variant over realism, where the variant has it."""
     figure, axes = new_figure(1, 2)
     for index, (label, variant) in enumerate(summary["variants"].items()):
-        for ax, name in zip(axes, ("rms", "high_share"), strict=True):
-            _plot(ax, summary["realism"], variant["diversity"][name], label=label, **style_of(index))
+        for ax, name in zip(axes, names, strict=True):
+            if name in variant[part]:
+                _plot(ax, summary["realism"], variant[part][name], label=label, **style_of(index))
+    return figure, axes
+
+
+def _diversity(summary: Mapping[str, Any], output: Path) -> Drawn:
+    figure, axes = _side_by_side(summary, "diversity", ("rms", "high_share"))
     axes[0].set_title("difference between seeds, rms in 8-bit levels", fontsize=10)
     axes[1].set_title(f"share of its energy above {HIGH:g} cycles/pixel", fontsize=10)
     axes[1].set_ylim(0, 1)
@@ -210,11 +217,7 @@ def _diversity(summary: Mapping[str, Any], output: Path) -> Drawn:
 
 
 def _gap(summary: Mapping[str, Any], output: Path) -> Drawn:
-    figure, axes = new_figure(1, 2)
-    for index, (label, variant) in enumerate(summary["variants"].items()):
-        for ax, name in zip(axes, ("gap_mean", "gap_abs"), strict=True):
-            if name in variant["curves"]:
-                _plot(ax, summary["realism"], variant["curves"][name], label=label, **style_of(index))
+    figure, axes = _side_by_side(summary, "curves", ("gap_mean", "gap_abs"))
     axes[0].axhline(0, color="#888888", linewidth=0.8)
     axes[0].set_title("position-state gap, mean", fontsize=10)
     axes[1].set_title("position-state gap, mean of absolute values", fontsize=10)
