@@ -321,7 +321,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         Raises:
             ConfigError: unknown name or argument.
         """
-        old = self._steering
+        old = self.steering_settings
         kept = old["args"] if name in (None, old["name"]) else {}
         self.register_to_config(steering={"name": name or old["name"], "args": {**kept, **args}})
         self._method = None
@@ -375,7 +375,8 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             raise
 
     @property
-    def _steering(self) -> dict[str, Any]:
+    def steering_settings(self) -> dict[str, Any]:
+        """``{"name": ..., "args": {...}}`` of the steering in use."""
         kind = METHODS.get(str(self.config["method"]), Method)
         usual = kind.slots.get("steering", ("n1", {}))
         return self.config["steering"] or {"name": usual[0], "args": dict(usual[1])}
@@ -383,7 +384,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
     @property
     def calibration(self) -> Calibration:
         """What the model knows about its dial; with another steering than the one it was measured with, nothing."""
-        return Calibration.from_config(self.config["calibration"], self._steering)
+        return Calibration.from_config(self.config["calibration"], self.steering_settings)
 
     @property
     def restorer(self) -> Method:
@@ -411,7 +412,7 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
             if self.conditioner is not None:
                 slots["conditioner"] = self.conditioner
             method = Component(self.config["method"], dict(self.config["options"] or {}))
-            steering = Component(self._steering["name"], dict(self._steering["args"]))
+            steering = Component(self.steering_settings["name"], dict(self.steering_settings["args"]))
             self._method = build_method(self._backbone(), self.estimator, method, steering, **slots).eval()
             if self._execution_device.type == "cpu":
                 # The layout that oneDNN computes convolutions in.

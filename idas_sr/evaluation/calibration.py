@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from idas_sr.data.degradation import Degradation
+from idas_sr.data.sources import list_photographs
+from idas_sr.evaluation.heldout import held_out_pair
 from idas_sr.losses import FeatureDistance
 from idas_sr.methods.base import Method
 from idas_sr.metrics import psnr_y
@@ -17,6 +23,17 @@ from idas_sr.types import Memory
 
 CELLS = 20
 """Of a dial's table."""
+SIDE = 256
+"""Pixels of the middle of a photograph that is restored; its surroundings went through the degradation too."""
+KINDS = (("heldout", 1.0), ("camera", 1.0), ("heldout", 2.0), ("camera", 2.0))
+"""Degradation and zoom, in turn: a degradation that training never saw and a camera's, targets sharp and soft."""
+SEVERITIES = (0.1, 0.5, 0.9)
+"""Quantiles of the declared timesteps at which realism is chosen."""
+CHOICES = 9
+"""Values of realism that are tried at each of them, from 0 to 1."""
+
+Pair = tuple[Tensor, Tensor]
+"""(lq, hq), (1, 3, h, w) and (1, 3, 4 h, 4 w) in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -36,42 +53,101 @@ class Curve:
     sqdist: tuple[float, ...]
     psnr_y: tuple[float, ...]
 
+    def at(self, realism: float) -> tuple[float, float]:
+        """(sqdist, psnr_y), linear between what was measured."""
+        return tuple(float(np.interp(realism, self.realism, values)) for values in (self.sqdist, self.psnr_y))  # type: ignore[return-value]
+
+
+def load_pairs(folder: Path, count: int) -> list[Pair]:
+    """The middle of held-out photographs, spread over all there are, degraded by each of ``KINDS`` in turn.
+
+    Raises:
+        ValueError: fewer photographs than that.
+    """
+    paths = list_photographs(folder, "validation")
+    if len(paths) < count or count < 2:
+        raise ValueError(f"{folder} has {len(paths)} held-out photographs, and {count} of them are asked for.")
+    degradations = {name: Degradation(name) for name, _ in KINDS}
+    pairs = []
+    for place, index in enumerate(np.linspace(0, len(paths) - 1, count).round().astype(int).tolist()):
+        # Both halves of the pairs, even and odd, get every kind.
+        name, zoom = KINDS[place // 2 % len(KINDS)]
+        lq, hq = held_out_pair(paths[index], index, degradations[name], zoom)
+        scale = hq.shape[-1] // lq.shape[-1]
+        pairs.append((middle(lq, SIDE // scale), middle(hq, SIDE)))
+    return pairs
+
+
+def middle(picture: Tensor, side: int) -> Tensor:
+    """(1, 3, H, W) -> its middle, (1, 3, side, side) where it is as large; on the grid of the low-quality picture."""
+    top, left = (max(0, size - side) // 2 for size in picture.shape[-2:])
+    return picture[..., top : top + side, left : left + side]
+
 
 @torch.inference_mode()
 def measure(
-    method: Method, pair: tuple[Tensor, Tensor], realism: Sequence[float], distance: FeatureDistance, seed: int
+    method: Method, pair: Pair, realism: Sequence[float], distance: FeatureDistance, seed: int, steps: bool = True
 ) -> Curve:
     """Restore a pair's input at every realism, anchored once.
 
     Args:
         method: on its device, in inference mode.
-        pair: (lq, hq), (1, 3, h, w) and (1, 3, 4 h, 4 w) in [0, 1].
+        pair: input and reference.
         realism: raw, ascending.
-        distance: for the steps and sqdist.
+        distance: for the steps and sqdist, on the CPU.
         seed: of the fresh noise, the same along the curve.
+        steps: whether they are measured too.
     """
     lq, hq = pair
     device = next(method.parameters()).device
     padded, memory = pad_to_multiple(lq.to(device) * 2 - 1, method.multiple), Memory()
-    reference, before = distance.features(hq * 2 - 1), None
-    steps, sqdist, psnr = [], [], []
+    reference = distance.features(hq * 2 - 1)
+    before: list[Tensor] | None = None
+    way, sqdist, psnr = [], [], []
     for level in realism:
         made = method.restore_image(padded, level, [seed], memory).hq
         assert made is not None
         picture = (made[..., : hq.shape[-2], : hq.shape[-1]].float().cpu() / 2 + 0.5).clamp(0, 1)
-        features = distance.features(picture * 2 - 1)
-        if before is not None:
-            steps.append(float(distance.between(before, features).sqrt()))
-        saved, before = (picture * 255).round() / 255, features
+        saved = (picture * 255).round() / 255
+        if steps:
+            features = distance.features(picture * 2 - 1)
+            if before is not None:
+                way.append(float(distance.between(before, features).sqrt()))
+            before = features
         sqdist.append(float(distance.between(distance.features(saved * 2 - 1), reference)))
         psnr.append(float(psnr_y(saved, hq)))
     assert memory.anchor is not None
-    return Curve(float(memory.anchor.timestep), tuple(realism), tuple(steps), tuple(sqdist), tuple(psnr))
+    return Curve(float(memory.anchor.timestep), tuple(realism), tuple(way), tuple(sqdist), tuple(psnr))
 
 
-def fine_grid(count: int = 16) -> tuple[float, ...]:
+def measure_all(
+    method: Method,
+    pairs: Sequence[Pair],
+    realism: Callable[[int], Sequence[float]],
+    distance: FeatureDistance,
+    jobs: int = 1,
+    on_picture: Callable[[], object] = lambda: None,
+    steps: bool = True,
+) -> list[Curve]:
+    """``measure`` of each pair, ``jobs`` at a time, at the ``realism`` of its place, which is its seed too."""
+
+    def one(place: int) -> Curve:
+        curve = measure(method, pairs[place], realism(place), distance, place, steps)
+        on_picture()
+        return curve
+
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        return list(pool.map(one, range(len(pairs))))
+
+
+def even_grid(moves: int) -> tuple[float, ...]:
+    """0, 1/moves ... 1."""
+    return tuple(index / moves for index in range(moves + 1))
+
+
+def fine_grid(moves: int = 8) -> tuple[float, ...]:
     """Raw realism from 0 to 1, close together near 0, where fresh noise grows fastest."""
-    return tuple((index / count) ** 2 for index in range(count + 1))
+    return tuple(position**2 for position in even_grid(moves))
 
 
 def dial_table(curves: Sequence[Curve], cells: int = CELLS) -> tuple[float, ...]:
@@ -82,12 +158,29 @@ def dial_table(curves: Sequence[Curve], cells: int = CELLS) -> tuple[float, ...]
         cells: of the table.
     """
     realism = curves[0].realism
+    # Between two measurements the way grows as the amplitude of fresh noise does, with the root of realism.
     way = np.concatenate([[0.0], np.cumsum(np.mean([curve.steps for curve in curves], axis=0))])
-    table = np.interp(np.linspace(0, way[-1], cells + 1), way, realism).round(6)
+    roots = np.interp(np.linspace(0, way[-1], cells + 1), way, np.sqrt(realism))
+    table = (roots**2).round(6)
     table[0], table[-1] = 0.0, 1.0
     return tuple(table.tolist())
 
 
-def unevenness(steps: Sequence[float]) -> float:
-    """Largest of some steps over the smallest; 1 where all are equal."""
-    return max(steps) / max(min(steps), 1e-12)
+def severity_table(curves: Sequence[Curve]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Timesteps, and the raw realism at each, that make mean sqdist to the references smallest; all are tried.
+
+    sqdist and not PSNR: in PSNR every picture is best at 0, and there is nothing to choose.
+    """
+    told = np.array([curve.timestep for curve in curves])
+    knots = np.unique(np.quantile(told, SEVERITIES).round(1))
+    weights = np.stack([np.interp(told, knots, row) for row in np.eye(len(knots))], axis=1)
+    grid, best = even_grid(CHOICES - 1), (np.inf, (0.0,) * len(knots))
+    for choice in itertools.product(grid, repeat=len(knots)):
+        cost = float(np.mean([c.at(r)[0] for c, r in zip(curves, weights @ np.array(choice), strict=True)]))
+        best = min(best, (cost, choice))
+    return tuple(knots.tolist()), best[1]
+
+
+def best_fixed(curves: Sequence[Curve]) -> float:
+    """The one raw realism with the smallest mean sqdist."""
+    return min(even_grid(CHOICES - 1), key=lambda r: float(np.mean([curve.at(r)[0] for curve in curves])))

@@ -32,20 +32,22 @@ def held_out_pairs(folder: Path, count: int, degradation: str, zoom: float = 1.0
 
 def pairs_of(paths: Sequence[Path], degradation: Degradation, zoom: float = 1.0) -> list[tuple[Tensor, Tensor]]:
     """``held_out_pairs`` of chosen photographs."""
-    pairs = []
-    for index, path in enumerate(paths):
-        hq = load_picture(path)
-        if min(hq.shape[-2:]) > 512:
-            # Straight from a camera, large ones are soft at their own resolution: more blur changes little.
-            factor = 512 / min(hq.shape[-2:])
-            hq = F.interpolate(hq, scale_factor=factor, mode="bicubic", antialias=True).clamp(0, 1)
-        height, width = (min(side, 512) // 16 * 16 for side in hq.shape[-2:])
+    return [held_out_pair(path, index, degradation, zoom) for index, path in enumerate(paths)]
+
+
+def held_out_pair(path: Path, index: int, degradation: Degradation, zoom: float = 1.0) -> tuple[Tensor, Tensor]:
+    """One of ``held_out_pairs``: of the photograph at this place of a list."""
+    hq = load_picture(path)
+    if min(hq.shape[-2:]) > 512:
+        # Straight from a camera, large ones are soft at their own resolution: more blur changes little.
+        factor = 512 / min(hq.shape[-2:])
+        hq = F.interpolate(hq, scale_factor=factor, mode="bicubic", antialias=True).clamp(0, 1)
+    height, width = (min(side, 512) // 16 * 16 for side in hq.shape[-2:])
+    top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
+    hq = hq[..., top : top + height, left : left + width]
+    if zoom != 1:
+        height, width = (round(side / zoom) for side in hq.shape[-2:])
         top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
-        hq = hq[..., top : top + height, left : left + width]
-        if zoom != 1:
-            height, width = (round(side / zoom) for side in hq.shape[-2:])
-            top, left = (hq.shape[-2] - height) // 2, (hq.shape[-1] - width) // 2
-            centre = hq[..., top : top + height, left : left + width]
-            hq = F.interpolate(centre, tuple(hq.shape[-2:]), mode="bicubic").clamp(0, 1)
-        pairs.append((degradation(hq, [sample_rng(2024, index)]), hq))
-    return pairs
+        centre = hq[..., top : top + height, left : left + width]
+        hq = F.interpolate(centre, tuple(hq.shape[-2:]), mode="bicubic").clamp(0, 1)
+    return degradation(hq, [sample_rng(2024, index)]), hq
