@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_pipeline
+from PIL import Image
 from skimage import data
 
+from idas_sr import cli
 from idas_sr.dial import Calibration
 from idas_sr.evaluation.calibration import (
     KINDS,
@@ -151,3 +153,14 @@ def test_the_script_calibrates_and_reports(
     assert len(IDaSSRPipeline.from_pretrained(tmp_path / "model").calibration.table) == 21
     monkeypatch.setattr(sys, "argv", words)
     assert script().main() == 2
+
+
+def test_auto_is_refused_where_there_is_nothing_to_choose_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    Image.fromarray(data.chelsea()[:16, :16]).save(tmp_path / "cat.png")
+    words = ["-i", tmp_path / "cat.png", "-o", tmp_path / "out", "--model", tmp_path / "model", "--realism", "auto"]
+    assert cli.main(["infer", *map(str, words)]) == 2
+    err = capsys.readouterr().err
+    assert "no table of severities" in err and "calibrate_dial" in err and not (tmp_path / "out").exists()

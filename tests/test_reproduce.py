@@ -16,6 +16,7 @@ from skimage import data
 
 from idas_sr import cli
 from idas_sr.batch import Settings
+from idas_sr.cli.arguments import add_infer_arguments
 from idas_sr.cli.infer import prepare
 from idas_sr.cli.reproduce import infer_arguments
 from idas_sr.dial import Calibration
@@ -237,6 +238,18 @@ def test_an_output_restored_again_says_it_once_and_keeps_what_others_said() -> N
     kept, _ = extended(generated, recipe)
     assert kept.count(b"DigitalSourceType") == 1 and b"/trainedAlgorithmicMedia" in kept
     assert extended(b"no packet", recipe) == (extended(None, recipe)[0], False)
+
+
+def test_a_recipe_has_a_hash_where_an_argument_is_a_folder(model: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_infer_arguments(parser)
+    words = ["--model", str(model), "--conditioner", "hdclip", f"model={model}", "scale=2"]
+    _, settings = prepare(parser.parse_args(words), "cpu")
+    text = settings.recipe(b"")
+    assert str(model) not in text and settings.extra["conditioner"]["args"] == {"model": settings.model, "scale": 2}
+    given = argparse.Namespace(model=None, sd_path=None, realism_map=None, device="cpu", conditioner=None, guider=None)
+    with pytest.raises(ValueError, match="give both with --conditioner"):
+        infer_arguments(Recipe(json.loads(text), {}), given)
 
 
 def test_settings_are_compared_without_what_was_found() -> None:
