@@ -28,6 +28,7 @@ from idas_sr import IDaSSRPipeline
 from idas_sr.atomic import write_text
 from idas_sr.dial import Calibration
 from idas_sr.evaluation.calibration import (
+    MOVES,
     Curve,
     Pair,
     best_fixed,
@@ -43,8 +44,6 @@ from idas_sr.imagefiles.reading import read_picture
 from idas_sr.losses import FeatureDistance
 from idas_sr.networks.library import choose_adapter, find_model
 
-MOVES = 8
-"""Of the dial, whose steps are reported."""
 MARKS = "<!-- calibrate_dial: begin -->", "<!-- calibrate_dial: end -->"
 
 

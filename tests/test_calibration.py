@@ -16,6 +16,7 @@ from idas_sr import cli
 from idas_sr.dial import Calibration
 from idas_sr.evaluation.calibration import (
     KINDS,
+    MOVES,
     Curve,
     best_fixed,
     dial_table,
@@ -35,23 +36,28 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"SqueezeNet's 
 needs_photographs = pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs at {PHOTOGRAPHS}")
 
 
-def curve(realism: tuple[float, ...], way: np.ndarray, best: float = 0.0, timestep: float = 0.0) -> Curve:
+def curve(
+    realism: tuple[float, ...], way: np.ndarray, best: float = 0.0, timestep: float = 0.0, power: float = 1.0
+) -> Curve:
     """A picture that is ``way`` far from where it began, and closest to its reference at realism ``best``."""
     values = tuple(float((r - best) ** 2) for r in realism)
-    return Curve(timestep, realism, tuple(np.diff(way).tolist()), values, values)
+    apart = np.abs(way[:, None] - way[None]) ** power
+    return Curve(timestep, realism, tuple(map(tuple, apart.tolist())), values, values)
 
 
-def test_equal_moves_of_the_table_are_equal_steps() -> None:
+@pytest.mark.parametrize("power", [1.0, 0.6])
+def test_equal_moves_of_the_table_are_equal_steps(power: float) -> None:
     # As fresh noise does: the way grows with the root of realism, and with realism beside it.
     def way(r: np.ndarray) -> np.ndarray:
         return 3 * np.sqrt(r) + 2 * r
 
+    # Where distances do not add up (power below 1), several short moves are longer than a long one.
     grid = fine_grid(24)
-    table = dial_table([curve(grid, way(np.array(grid)))])
-    steps = np.diff(way(np.array([Calibration(table).raw_of(p) for p in even_grid(10)])))
-    assert steps.max() / steps.min() < 1.01
-    raw = np.diff(way(np.array(even_grid(10))))
-    assert raw.max() / raw.min() > 3 and table[0] == 0 and table[-1] == 1
+    table = dial_table([curve(grid, way(np.array(grid)), power=power)])
+    steps = np.diff(way(np.array([Calibration(table).raw_of(p) for p in even_grid(MOVES)]))) ** power
+    assert steps.max() / steps.min() < 1.08
+    raw = np.diff(way(np.array(even_grid(MOVES)))) ** power
+    assert raw.max() / raw.min() > 1.9 and table[0] == 0 and table[-1] == 1
 
 
 def test_severity_chooses_what_was_best_there() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.interpolate import PchipInterpolator, RegularGridInterpolator
 from torch import Tensor
 
 from idas_sr.data.degradation import Degradation
@@ -23,6 +24,10 @@ from idas_sr.types import Memory
 
 CELLS = 20
 """Of a dial's table."""
+MOVES = 8
+"""Of the dial, that are made equal."""
+ROUNDS = 200
+"""Of making them equal: places move by half of what is missing."""
 SIDE = 256
 """Pixels of the middle of a photograph that is restored; its surroundings went through the degradation too."""
 KINDS = (("heldout", 1.0), ("camera", 1.0), ("heldout", 2.0), ("camera", 2.0))
@@ -43,15 +48,20 @@ class Curve:
     Attributes:
         timestep: that the method declared.
         realism: raw, ascending.
-        steps: feature distance (root of sqdist) between neighbouring restorations, not rounded to 8 bits; one fewer.
+        apart: feature distance (root of sqdist) between every two of the restorations, not rounded to 8 bits; or empty.
         sqdist, psnr_y: of each, rounded to 8 bits, to the reference.
     """
 
     timestep: float
     realism: tuple[float, ...]
-    steps: tuple[float, ...]
+    apart: tuple[tuple[float, ...], ...]
     sqdist: tuple[float, ...]
     psnr_y: tuple[float, ...]
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Feature distance between neighbours; one fewer than restorations."""
+        return tuple(self.apart[i][i + 1] for i in range(len(self.apart) - 1))
 
     def at(self, realism: float) -> tuple[float, float]:
         """(sqdist, psnr_y), linear between what was measured."""
@@ -96,28 +106,29 @@ def measure(
         realism: raw, ascending.
         distance: for the steps and sqdist, on the CPU.
         seed: of the fresh noise, the same along the curve.
-        steps: whether they are measured too.
+        steps: whether the distances between restorations are measured too.
     """
     lq, hq = pair
     device = next(method.parameters()).device
     padded, memory = pad_to_multiple(lq.to(device) * 2 - 1, method.multiple), Memory()
     reference = distance.features(hq * 2 - 1)
-    before: list[Tensor] | None = None
-    way, sqdist, psnr = [], [], []
+    features: list[list[Tensor]] = []
+    sqdist, psnr = [], []
     for level in realism:
         made = method.restore_image(padded, level, [seed], memory).hq
         assert made is not None
         picture = (made[..., : hq.shape[-2], : hq.shape[-1]].float().cpu() / 2 + 0.5).clamp(0, 1)
         saved = (picture * 255).round() / 255
         if steps:
-            features = distance.features(picture * 2 - 1)
-            if before is not None:
-                way.append(float(distance.between(before, features).sqrt()))
-            before = features
+            features.append(distance.features(picture * 2 - 1))
         sqdist.append(float(distance.between(distance.features(saved * 2 - 1), reference)))
         psnr.append(float(psnr_y(saved, hq)))
     assert memory.anchor is not None
-    return Curve(float(memory.anchor.timestep), tuple(realism), tuple(way), tuple(sqdist), tuple(psnr))
+    apart = np.zeros((len(features), len(features)))
+    for i, j in itertools.combinations(range(len(features)), 2):
+        apart[i, j] = apart[j, i] = float(distance.between(features[i], features[j]).sqrt())
+    told = float(memory.anchor.timestep)
+    return Curve(told, tuple(realism), tuple(map(tuple, apart.tolist())), tuple(sqdist), tuple(psnr))
 
 
 def measure_all(
@@ -145,23 +156,30 @@ def even_grid(moves: int) -> tuple[float, ...]:
     return tuple(index / moves for index in range(moves + 1))
 
 
-def fine_grid(moves: int = 8) -> tuple[float, ...]:
+def fine_grid(moves: int = 12) -> tuple[float, ...]:
     """Raw realism from 0 to 1, close together near 0, where fresh noise grows fastest."""
     return tuple(position**2 for position in even_grid(moves))
 
 
 def dial_table(curves: Sequence[Curve], cells: int = CELLS) -> tuple[float, ...]:
-    """Raw realism at even positions of the dial, between which the pictures move equally far on average.
+    """Raw realism at even positions of the dial, of which ``MOVES`` equal moves change the pictures equally on average.
+
+    A way made of many short moves is longer than one long move, and how much longer changes along the dial; so moves of
+    that size are made equal, not a length that is summed up.
 
     Args:
         curves: of pictures at the same realism, from 0 to 1.
         cells: of the table.
     """
-    realism = curves[0].realism
-    # Between two measurements the way grows as the amplitude of fresh noise does, with the root of realism.
-    way = np.concatenate([[0.0], np.cumsum(np.mean([curve.steps for curve in curves], axis=0))])
-    roots = np.interp(np.linspace(0, way[-1], cells + 1), way, np.sqrt(realism))
-    table = (roots**2).round(6)
+    # In the root of realism, with which the amplitude of fresh noise grows.
+    roots = np.sqrt(curves[0].realism)
+    apart = RegularGridInterpolator((roots, roots), np.mean([curve.apart for curve in curves], axis=0))
+    even = np.linspace(0, 1, MOVES + 1)
+    places = even.copy()
+    for _ in range(ROUNDS):
+        way = np.concatenate([[0.0], np.cumsum(apart(np.stack([places[:-1], places[1:]], axis=1)))])
+        places = (places + np.interp(even * way[-1], way, places)) / 2
+    table = (PchipInterpolator(even, places)(np.linspace(0, 1, cells + 1)) ** 2).round(6)
     table[0], table[-1] = 0.0, 1.0
     return tuple(table.tolist())
 
