@@ -85,6 +85,11 @@ def fresh_noise(seeds, channels, height, width):
     return torch.from_numpy(np.stack(canvases)[:, :, :height, :width])
 
 
+def enlarge(lq):
+    """(B, 3, h, w) -> (B, 3, 4h, 4w), bicubic."""
+    return F.interpolate(lq, scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
+
+
 def as_map(vector):
     """(B,) or (B, N) -> (B, N, 1, 1), to go with feature maps."""
     return vector.reshape(len(vector), -1, 1, 1)
@@ -245,7 +250,7 @@ class IDaS(nn.Module):
     def restore(self, lq, realism, seeds):
         """Pictures (B, 3, h, w) in [-1, 1], realism (B,), seeds of the fresh noise -> z_0, and what MINE said."""
         # 1. Encode.
-        z_lq = self.encode(F.interpolate(lq, scale_factor=SCALE, mode="bicubic").clamp(-1, 1))
+        z_lq = self.encode(enlarge(lq))
         # 2. Anchor. Detached: a loss on the restored picture would pull the position to whatever is easiest.
         said = log_w, _, _, deviation, u, features = self.mine(lq, z_lq)
         t = timestep_of(log_w.detach().exp())
@@ -260,7 +265,7 @@ class IDaS(nn.Module):
         state = state + as_map((w_r**2 - w**2).clamp_min(0).sqrt()) * fresh_noise(seeds, *state.shape[1:])
         # 4. Denoise, told the level that the state really has.
         w_r = as_map(w_r)
-        return state - w_r * self.eps(state, w_r, t_r, features), (z_lq, said)
+        return state - w_r * self.eps(state, w_r, t_r, features), z_lq, said
 
 
 @torch.inference_mode()
@@ -268,7 +273,7 @@ def restore_pictures(model, lq, realism, seed):
     """(B, 3, h, w) in [-1, 1], of any size -> (B, 3, 4h, 4w) in [0, 1]."""
     height, width = lq.shape[-2:]
     lq = F.pad(lq, (0, -width % 4, 0, -height % 4), mode="reflect")  # the UNet halves the latent twice
-    z0, _ = model.restore(lq, torch.full((len(lq),), realism), [seed] * len(lq))
+    z0, *_ = model.restore(lq, torch.full((len(lq),), realism), [seed] * len(lq))
     return (model.decode(z0)[..., : height * SCALE, : width * SCALE] / 2 + 0.5).clamp(0, 1)
 
 
@@ -357,9 +362,9 @@ def degrade(hq, rng):
     """(H, W, 3) -> (H/4, W/4, 3): blurred, made smaller, grainy and saved as JPEG, each by a random amount."""
     image = Image.fromarray(hq).filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.5)))
     image = image.resize((image.width // SCALE, image.height // SCALE), Image.Resampling.BICUBIC)
-    grainy = np.asarray(image) + rng.normal(0, rng.uniform(0, 10), (image.height, image.width, 3))
+    grainy = np.asarray(image) + rng.normal(0, rng.uniform(0, 20), (image.height, image.width, 3))
     file = io.BytesIO()
-    Image.fromarray(grainy.round().clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=int(rng.integers(50, 96)))
+    Image.fromarray(grainy.round().clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=int(rng.integers(30, 96)))
     return np.asarray(Image.open(file))
 
 
@@ -415,13 +420,23 @@ def prior_loss(model, hq, lq, seeds):
     return (model.eps(z + w * x, w, t) - x).square().mean()
 
 
+def anchor_loss(model, hq, lq, seeds):
+    """What MINE can learn without the UNet."""
+    z_lq = model.encode(enlarge(lq))
+    return of_anchor(model, model.encode(hq), z_lq, model.mine(lq, z_lq))
+
+
 def restoration_loss(model, hq, lq, seeds):
-    """Anchor and steering together, over the whole dial."""
-    realism = torch.where(torch.rand(len(hq)) < 0.4, 0.0, torch.rand(len(hq)))
-    z_hq = model.encode(hq)
-    z0, (z_lq, (log_w, share, power, deviation, u, _)) = model.restore(lq, realism, seeds)
-    d, w = z_lq - z_hq, as_map(log_w.detach().exp())
-    left = d - deviation
+    """Anchor, steering and denoising together, over the whole dial."""
+    realism, z_hq = torch.where(torch.rand(len(hq)) < 0.4, 0.0, torch.rand(len(hq))), model.encode(hq)
+    z0, z_lq, said = model.restore(lq, realism, seeds)
+    return of_anchor(model, z_hq, z_lq, said) + (z0 - z_hq).square().mean() + 2 * (model.decode(z0) - hq).abs().mean()
+
+
+def of_anchor(model, z_hq, z_lq, said):
+    """How true is what MINE said of z_lq, where z_hq is the clean picture's latent?"""
+    (log_w, share, power, deviation, u, _), d = said, z_lq - z_hq
+    left, w = d - deviation, as_map(log_w.detach().exp())
     # [P-A] The true position is where the noise is as large as the deviation, and a little more to leave u some room.
     square = (1.15 * d).square().mean(1, keepdim=True)
     target = 0.5 * square.mean((1, 2, 3)).log().clamp(*(2 * log for log in model.mine.log_range))
@@ -429,12 +444,9 @@ def restoration_loss(model, hq, lq, seeds):
     return (
         F.huber_loss(log_w, target, delta=0.2)  # [L_pos]
         + 0.1 * (power.log() + square / power).mean()  # [L_map]
-        + 0.5 * left.abs().mean()  # [L_dev]
+        + left.abs().mean()  # [L_dev]
         + 0.1 * (share - (left.detach() / w).square().mean((1, 2, 3)).sqrt()).abs().mean()  # sigma_e
         + 0.05 * calibration(left / w + u)  # [L_cal], of (y_0 - z_H) / w
-        + 0.3 * (z0 - z_hq).square().mean()
-        + (model.decode(z0) - hq).abs().mean()
-        + 0.5 * (model.decode(z_hq) - hq).abs().mean()  # what the decoder must not forget
     )
 
 
@@ -448,9 +460,10 @@ def calibration(noise):
     return value
 
 
-STAGES = {  # share of the steps, loss, and what is trained
-    "prior": (0.2, prior_loss, ("unet", "tokens")),
-    "restoration": (0.8, restoration_loss, ("mine", "unet", "tokens", "vae.decoder")),
+STAGES = {  # share of the steps, learning rate, loss, and what is trained
+    "prior": (0.15, 1e-3, prior_loss, ("unet", "tokens")),
+    "anchor": (0.35, 1e-3, anchor_loss, ("mine",)),
+    "restoration": (0.5, 5e-4, restoration_loss, ("mine", "unet", "tokens")),
 }
 
 
@@ -464,24 +477,24 @@ def psnr_y(image, hq):
 @torch.no_grad()
 def measure(model, hq, lq):
     """PSNR-Y of bicubic interpolation and of restorations."""
-    row = {"bicubic": psnr_y(F.interpolate(lq, scale_factor=SCALE, mode="bicubic"), hq)}
+    row = {"bicubic": psnr_y(enlarge(lq), hq)}
     for realism in (0.0, 0.5, 1.0):
-        z0, _ = model.restore(lq, torch.full((len(lq),), realism), range(len(lq)))
+        z0, *_ = model.restore(lq, torch.full((len(lq),), realism), range(len(lq)))
         row[f"realism {realism:g}"] = psnr_y(model.decode(z0), hq)
     return row
 
 
 def run_stage(model, name, steps, stream, rng):
     """Train one stage; yields the loss of each step."""
-    _, loss_of, parts = STAGES[name]
+    _, rate, loss_of, parts = STAGES[name]
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key.startswith(parts))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     for step in range(steps):
         # Up within fifty steps, then half a cosine down to nothing.
-        rate = min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = 1e-3 * rate
+        warm, cool = min(1, (step + 1) / 50), 0.5 + 0.5 * math.cos(math.pi * step / steps)
+        optimizer.param_groups[0]["lr"] = rate * warm * cool
         loss = loss_of(model, *next(stream), rng.integers(2**63, size=BATCH).tolist())
         optimizer.zero_grad()
         loss.backward()
@@ -501,21 +514,21 @@ def split(folder):
 
 
 def train(photographs, out, steps, seed, config=NANO):
-    """Two stages, then. Writes the model to ``out`` and, beside it, how training went, a line of JSON per row."""
+    """Three stages in a row. Writes the model to ``out`` and, beside it, how training went, a line of JSON per row."""
     out, rng = Path(out), np.random.default_rng(seed)
     if out.exists():
         raise ValueError(f"{out} exists already: name another file, or remove it.")
-    if steps < 10:
-        raise ValueError(f"--steps must be 10 or more, not {steps}.")
+    if steps < 1:
+        raise ValueError(f"--steps must be 1 or more, not {steps}.")
     files, held_out = split(photographs)
     check = pairs([read_picture(path, CROP) for path in held_out[:48]], np.random.default_rng(0))
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model, stream, rows, losses = IDaS(config), batches(files, rng), [], []
     start_from_components(model, torch.cat([next(stream)[0] for _ in range(16)]))
-    with tqdm(total=steps, unit="step") as bar:
-        for stage, (share, *_) in STAGES.items():
-            count = round(share * steps)
+    counts = {stage: max(1, round(share * steps)) for stage, (share, *_) in STAGES.items()}
+    with tqdm(total=sum(counts.values()), unit="step") as bar:
+        for stage, count in counts.items():
             for step, loss in enumerate(run_stage(model, stage, count, stream, rng), 1):
                 losses.append(loss)
                 bar.update()
@@ -556,7 +569,7 @@ def main(arguments=None):
     command.set_defaults(run=train)
     command.add_argument("photographs")
     command.add_argument("--out", default="nano.safetensors")
-    command.add_argument("--steps", type=int, default=3000)
+    command.add_argument("--steps", type=int, default=5000)
     command.add_argument("--seed", type=int, default=0)
     command = commands.add_parser("restore", help="restore a picture or a folder of them")
     command.set_defaults(run=restore)

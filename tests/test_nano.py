@@ -136,7 +136,8 @@ def test_training_goes_through_and_its_model_restores(
     rows = [json.loads(line) for line in out.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["stage"], row["step"]) for row in rows] == [
         *(("prior", step) for step in (1, 2)),
-        *(("restoration", step) for step in range(3, 11)),
+        *(("anchor", step) for step in (3, 4, 5, 6)),
+        *(("restoration", step) for step in (7, 8, 9, 10, 11)),
     ]
     assert sorted(p.name for p in out.parent.iterdir()) == ["nano.jsonl", "nano.safetensors"]
     assert rows[-1].keys() == {
@@ -180,18 +181,17 @@ def test_training_learns(nano: ModuleType, small: dict, folder: Path) -> None:
     nano.start_from_components(model, pair[0])
     pair = [part[: nano.BATCH] for part in pair]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for stage in nano.STAGES:
+    for stage, (_, _, loss_of, _) in nano.STAGES.items():
         values = []
-        for steps in (0, 30):
+        for steps in (0, 20):
             for _ in nano.run_stage(model, stage, steps, itertools.repeat(pair), nano.np.random.default_rng(0)):
                 pass
             torch.manual_seed(1)  # the same timesteps and realism before and after
             with torch.no_grad():
-                values.append(float(nano.STAGES[stage][1](model, *pair, [1, 2])))
-        assert values[1] < 0.97 * values[0], stage
+                values.append(float(loss_of(model, *pair, [1, 2])))
+        assert values[1] < 0.99 * values[0], stage
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name.split(".")[0] for name in changed} == {"mine", "unet", "tokens", "vae"}
-    assert not any(name.startswith("vae.encoder") for name in changed)
+    assert {name.split(".")[0] for name in changed} == {"mine", "unet", "tokens"}
 
 
 def test_losses_are_the_packages(nano: ModuleType) -> None:
@@ -224,7 +224,7 @@ def test_mistakes_get_one_sentence(nano: ModuleType, folder: Path, tmp_path: Pat
         (["restore", model, str(photo), str(folder)], "overwrite"),
         (["restore", model, str(folder), out], "overwrite one another"),
         (["train", str(folder), "--out", str(old)], "exists already"),
-        (["train", str(folder), "--steps", "0"], "10 or more"),
+        (["train", str(folder), "--steps", "0"], "1 or more"),
         (["train", str(tmp_path / "empty")], "no picture"),
         (["train", str(photo), "--out", str(tmp_path / "new")], "too few"),
     ):
