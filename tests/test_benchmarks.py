@@ -75,7 +75,8 @@ def make_set(root: Path, count: int = 3, size: int = 24, low: str = "lq", high: 
 def config_for(root: Path, **changes: object) -> BenchmarkConfig:
     config = load_benchmark(CONFIGS / "drealsr.yaml", [f"data.root={root}"])
     sizes = {"count": 3, "lq_size": [], "hq_size": []}
-    return replace(config, data=replace(config.data, **sizes), **changes)
+    # Networks this small gain nothing from a second thread, and other tests may be using the cores.
+    return replace(config, data=replace(config.data, **sizes), **{"threads": 1, **changes})
 
 
 # ---- configurations ----

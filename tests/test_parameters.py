@@ -197,19 +197,18 @@ def test_what_is_marked_trainable_is_what_the_players_hold() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("player", ["generator", "critic", "fake_score"])
-def test_only_the_active_player_gets_gradients(preset, player: str) -> None:
+def test_only_the_active_player_gets_gradients(preset) -> None:
     task, batch = tiny_task(preset, ("estimator", "unet_lora", "vae_encoder_lora")), batch_of()
     start_adapters(task.backbone)
-    turn(task, "generator", batch)
-    if player != "generator":
+    assert list(task.trainable()) == ["generator", "critic", "fake_score"]
+    for player in task.trainable():
         task.zero_grad()
         turn(task, player, batch)
-    got = {id(p) for p in task.parameters() if p.grad is not None and p.grad.any()}
-    held = {id(p) for p in task.parameters_of(player)}
-    assert got <= held
-    # A few have none because of ReLU-like zeros or because nothing depends on them (a bias before a normalisation).
-    assert len(got) > 0.8 * len(held)
+        got = {id(p) for p in task.parameters() if p.grad is not None and p.grad.any()}
+        held = {id(p) for p in task.parameters_of(player)}
+        assert got <= held, player
+        # A few have none because of ReLU-like zeros or because nothing depends on them (a bias before a normalisation).
+        assert len(got) > 0.8 * len(held), player
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -288,8 +287,8 @@ def test_the_fake_score_learns_the_restored_latents() -> None:
     """After following them the two scores differ, and what VSD pays is no longer zero."""
     task = tiny_task()
     paid, errors = [], []
-    optimizer = torch.optim.Adam(task.parameters_of("fake_score"), 2e-3)
-    for _ in range(12):
+    optimizer = torch.optim.Adam(task.parameters_of("fake_score"), 4e-3)
+    for _ in range(6):
         batch = batch_of()
         with torch.no_grad():
             task.set_player("generator")

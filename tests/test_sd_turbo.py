@@ -292,6 +292,7 @@ def test_a_path_for_the_compact_backbone_is_refused(weights: Path) -> None:
         build_task(load_config(CONFIGS / "base.yaml", overrides=overrides))
 
 
+@pytest.mark.slow
 def test_the_three_stages_run_after_each_other_on_a_tiny_folder(weights: Path, tmp_path: Path) -> None:
     photographs = tmp_path / "photographs"
     photographs.mkdir()
