@@ -203,13 +203,20 @@ def test_rebuilding_is_bit_reproducible(photographs: Path, tmp_path: Path) -> No
     chosen = choose_photographs(photographs, 20)
     first = synthesise_all(chosen, tmp_path / "a", size=128)
     again = synthesise_all(list(reversed(chosen)), tmp_path / "b", size=128)
-    two = synthesise_all(chosen, tmp_path / "c", size=128, jobs=2)
-    assert first == again == two == {"lq": folder_digest(tmp_path / "a/lq"), "hq": folder_digest(tmp_path / "a/gt")}
+    assert first == again == {"lq": folder_digest(tmp_path / "a/lq"), "hq": folder_digest(tmp_path / "a/gt")}
     for path in sorted((tmp_path / "a" / "lq").iterdir()):
-        assert path.read_bytes() == (tmp_path / "c" / "lq" / path.name).read_bytes()
+        assert path.read_bytes() == (tmp_path / "b" / "lq" / path.name).read_bytes()
     assert synthesise_all(chosen, tmp_path / "d", size=128, seed=1)["lq"] != first["lq"]
     sizes = {Image.open(path).size for path in (tmp_path / "a" / "lq").iterdir()}
     assert sizes == {(32, 32)} and len(list((tmp_path / "a" / "lq").iterdir())) == 20
+
+
+@pytest.mark.slow
+def test_two_processes_rebuild_what_one_does(photographs: Path, tmp_path: Path) -> None:
+    chosen = choose_photographs(photographs, 20)
+    assert synthesise_all(chosen, tmp_path / "a", size=128) == synthesise_all(chosen, tmp_path / "c", size=128, jobs=2)
+    for path in sorted((tmp_path / "a" / "lq").iterdir()):
+        assert path.read_bytes() == (tmp_path / "c" / "lq" / path.name).read_bytes()
 
 
 def test_the_preset_draws_what_the_authors_configuration_says() -> None:
