@@ -16,8 +16,9 @@ from idas_sr.types import Memory
 class Session:
     """Restorations of one picture, each as ``pipeline(image, ...)`` would give it.
 
-    The picture is encoded and anchored by the first one only, so another realism or seed costs steering, the UNet and
-    the decoder. Memory: the latent and the anchor stay on the device as long as the session lives.
+    The picture is encoded, anchored and looked at by a conditioner for the first one only, so another realism or seed
+    costs steering, the UNet and the decoder. Memory: the latent and the anchor stay on the device as long as the
+    session lives.
 
     Args:
         pipeline: whose networks and steering must not change while the session lives.

@@ -55,10 +55,12 @@ class Memory:
     Attributes:
         z_lq: (B, C, h, w) latent of the upsampled input.
         anchor: what the method declared.
+        condition: what the conditioner said.
     """
 
     z_lq: Tensor | None = None
     anchor: Anchor | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)

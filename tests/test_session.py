@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_pipeline
 from PIL import Image
 from skimage import data
 
+from idas_sr.networks.visual_prompt import VisualPrompt
 from idas_sr.pipeline import IDaSSRPipeline
 from idas_sr.session import Session
 
@@ -22,9 +24,11 @@ def test_every_restoration_is_the_pipelines(tiny: IDaSSRPipeline) -> None:
         assert ours.trace == theirs.trace
 
 
-def test_the_picture_is_encoded_and_anchored_once(tiny: IDaSSRPipeline) -> None:
-    calls = {"encoder": 0, "estimator": 0, "unet": 0}
-    parts = {"encoder": tiny.vae.encoder, "estimator": tiny.estimator, "unet": tiny.unet}
+def test_the_picture_is_encoded_anchored_and_looked_at_once() -> None:
+    pipe, looking = tiny_pipeline(), VisualPrompt(8, encoder_width=16).eval()
+    pipe.restorer.conditioner = looking
+    calls = {"encoder": 0, "estimator": 0, "conditioner": 0, "unet": 0}
+    parts = {"encoder": pipe.vae.encoder, "estimator": pipe.estimator, "conditioner": looking, "unet": pipe.unet}
 
     def counting(name: str):  # type: ignore[no-untyped-def]
         def hook(*_: object) -> None:
@@ -32,16 +36,13 @@ def test_the_picture_is_encoded_and_anchored_once(tiny: IDaSSRPipeline) -> None:
 
         return hook
 
-    hooks = [part.register_forward_hook(counting(name)) for name, part in parts.items()]
-    try:
-        session = Session(tiny, CAT)
-        assert session.positions([0.5]) == []
-        for realism in (0.2, 0.5, 0.9):
-            session(realism)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert calls == {"encoder": 1, "estimator": 1, "unet": 3}
+    for name, part in parts.items():
+        part.register_forward_hook(counting(name))
+    session = Session(pipe, CAT)
+    assert session.positions([0.5]) == []
+    for realism in (0.2, 0.5, 0.9):
+        session(realism)
+    assert calls == {"encoder": 1, "estimator": 1, "conditioner": 1, "unet": 3}
 
 
 def test_positions_are_those_of_the_trace(tiny: IDaSSRPipeline) -> None:

@@ -94,7 +94,7 @@ class Method(Task):
             condition: instead of the conditioner's.
             origin: (row, column) of this window on the noise canvas, or one per sample.
             decode: False leaves ``hq`` None, for losses on latents.
-            memory: of the same ``lq``: steps 1 and 2 are done once, however often the picture is restored.
+            memory: of the same ``lq``: steps 1 and 2, and the conditioner, run once, however often it is restored.
             severity: (B, K) mean of ``severity_map`` over the picture that this is a tile of; None: this is all of it.
             timestep: (B,) position to anchor at, instead of the method's own; only without ``severity``.
             guider: instead of the method's, such as none while training.
@@ -114,7 +114,8 @@ class Method(Task):
         if callable(realism):
             realism = realism(anchor)
         seeds = range(len(lq)) if seeds is None else seeds
-        condition = condition or self.conditioner(lq, self.backbone)
+        if condition is None:
+            condition = memory.condition = memory.condition or self.conditioner(lq, self.backbone)
 
         def denoise(level: float | Tensor) -> tuple[Tensor, Steered]:
             # 3. Steer: move position and state together.
