@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ from idas_sr.networks.library import base_fingerprint, choose_adapter, find_mode
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.networks.prompt import PromptTokens
-from idas_sr.networks.sd_turbo import load_sd_turbo
+from idas_sr.networks.sd_turbo import cache_folder, load_sd_turbo
 from idas_sr.networks.store import (
     STATISTICS,
     attach_adapters,
@@ -314,6 +315,17 @@ class IDaSSRPipeline(HubMixin, DiffusionPipeline):
         for part in self._networks:
             part.eval().requires_grad_(False)
         return self
+
+    def compile_networks(self) -> None:
+        """Let torch compile the networks at the first pictures; results are kept in this package's cache folder.
+
+        For folders of pictures of few sizes. Tiles are restored without it: their networks share statistics that
+        change from call to call.
+        """
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+        for part in (self.unet, self.vae.encoder, self.vae.decoder, self.estimator):
+            if part is not None:
+                part.compile()
 
     def set_steering(self, name: str | None = None, **args: Any) -> None:
         """Steer differently from now on: another entry of STEERINGS, or other arguments of the present one.

@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="compact", help="name, folder or Hub id (default: %(default)s)")
     parser.add_argument("--random-weights", action="store_true", help="build --model untrained")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128], metavar="SIDE", help=f"of {SIZES}, or others")
-    parser.add_argument("--against", nargs="+", default=[], metavar="NAME", help="rrdbnet, srvgg, diffusers")
+    parser.add_argument("--against", nargs="+", default=[], metavar="NAME", help="rrdbnet, srvgg, diffusers, compiled")
     parser.add_argument("--precision", choices=("auto", *DTYPES), default="auto", help="auto: the fastest")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's own choice)")

@@ -20,6 +20,7 @@ from idas_sr.planning import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OURS = "idas-sr"
+COMPILED = "compiled"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Options:
     Attributes:
         model: name, folder or Hub id; with ``random_weights`` the name of an architecture.
         sizes: sides of the square low-quality pictures.
-        against: rrdbnet, srvgg, diffusers.
+        against: rrdbnet, srvgg, diffusers; compiled: the same networks after ``compile_networks``.
         precision: of the model; auto: the fastest of fp32 and the device's half.
         parts, memory: also time the parts; also measure peak memory, each network in a process of its own.
         tile: as in ``IDaSSRPipeline.__call__``.
@@ -50,7 +51,7 @@ class Options:
     tile: int | str = "auto"
 
     def __post_init__(self) -> None:
-        unknown = set(self.against) - {*NETWORKS, "diffusers"}
+        unknown = set(self.against) - {*NETWORKS, "diffusers", COMPILED}
         if unknown:
             raise ValueError(f"There is nothing called {min(unknown)!r} to time against.")
         if self.precision not in (*DTYPES, "auto"):
@@ -100,6 +101,9 @@ class Benchmark:
             self.plain = PlainPipeline(load(options, "fp32"))
         self.pipe, self.precision = self._choose()
         self.rivals = {name: self._fastest_rival(name) for name in options.against if name in NETWORKS}
+        self.compiled = load(options, self.precision) if COMPILED in options.against else None
+        if self.compiled is not None:
+            self.compiled.compile_networks()
 
     def run(self) -> dict[str, Any]:
         """Everything, as JSON holds it."""
@@ -138,6 +142,8 @@ class Benchmark:
         runs |= {name: functools.partial(run, lq) for name, (run, _) in self.rivals.items()}
         if self.plain is not None:
             runs["diffusers"] = functools.partial(self.plain, lq, options.realism, options.seed)
+        if self.compiled is not None:
+            runs[COMPILED] = end_to_end(self.compiled, lq, options)
         seconds = in_turn(runs, options.rounds, options.warm_up, self.device)
         out: dict[str, Any] = {"lq": side, "hq": 4 * side, "whole": {}}
         for name, values in seconds.items():
@@ -147,7 +153,9 @@ class Benchmark:
         if options.parts:
             out["parts"] = self._parts(lq, ours, peak)
         if options.memory:
-            out["peak_memory_mib"] = {name: self._memory(name, side) for name in seconds if name != "diffusers"}
+            out["peak_memory_mib"] = {
+                name: self._memory(name, side) for name in seconds if name in (OURS, *self.rivals)
+            }
         if self.plain is not None:
             reference = self.plain(lq, options.realism, options.seed)
             decibel, cosine = agreement(self.pipe.restorer, lq, reference, options.realism, options.seed)
@@ -155,7 +163,7 @@ class Benchmark:
         return out
 
     def _precision(self, name: str) -> str:
-        return {OURS: self.precision, "diffusers": "fp32"}.get(name) or self.rivals[name][1]
+        return {OURS: self.precision, COMPILED: self.precision, "diffusers": "fp32"}.get(name) or self.rivals[name][1]
 
     def _parts(self, lq: Tensor, ours: Run, peak: float) -> dict[str, dict[str, float]]:
         options = self.options

@@ -312,6 +312,12 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add(
         machine,
+        "--compile",
+        action="store_true",
+        help="compile the networks first (torch.compile): minutes once, then faster for pictures of the same size",
+    )
+    _add(
+        machine,
         "--tile",
         aliases=("--tile_size",),
         type=tile_value,

@@ -136,6 +136,7 @@ def prepare(args: argparse.Namespace, device: str) -> tuple[Callable[[], IDaSSRP
             "steering": args.steering,
             "kappa": args.kappa,
             "tile": args.tile,
+            **({"compile": True} if args.compile else {}),
             **method_options(args),
             **_noted(slots_of(args)),
         },
@@ -206,4 +207,6 @@ def _load(make: Any, args: argparse.Namespace, device: str) -> IDaSSRPipeline:
         pipeline.set_steering(args.steering, **({} if args.kappa is None else {"kappa": args.kappa}))
     if args.realism == AUTO:
         pipeline.check_auto()
+    if args.compile:
+        pipeline.compile_networks()
     return pipeline.to(device)

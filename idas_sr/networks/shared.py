@@ -134,7 +134,9 @@ class SharedStatistics:
         try:
             for name, module in self.shared.items():
                 self.network.set_submodule(name, module)
-            yield
+            # Compiled code would be made anew for every call that a shared statistic counts.
+            with torch.compiler.set_stance("force_eager"):
+                yield
         finally:
             for name, own in self.own.items():
                 self.network.set_submodule(name, own)

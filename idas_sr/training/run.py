@@ -67,7 +67,10 @@ def prepare_networks(task: Task, config: Config) -> None:
             if config.train.gradient_checkpointing and not isinstance(module, AutoencoderTiny):
                 module.enable_gradient_checkpointing()
             if config.train.compile:
-                module.compile()
+                # An autoencoder is not called itself, only its two halves.
+                parts = [module] if isinstance(module, UNet2DConditionModel) else [module.encoder, module.decoder]
+                for part in parts:
+                    part.compile()
 
 
 def peak_memory(device: torch.device) -> int:
