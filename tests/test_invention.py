@@ -143,7 +143,8 @@ def test_files_lie_beside_their_outputs_and_say_what_they_are(
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["cat.png", "cup.png"]
 
 
-def test_resume_knows_maps(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_resume_knows_maps(model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invention, "SEEDS", 2)
     out, summary = tmp_path / "out", tmp_path / "summary.json"
 
     def run(*options: object) -> dict[str, tuple[str, float | None]]:
