@@ -188,29 +188,35 @@ def study(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    write_trivial(pictures, {stem: index for index, stem in enumerate(pictures)}, args.output)
-    references = args.output / "references"
-    shutil.rmtree(references, ignore_errors=True)
-    references.mkdir()
+    references = args.output / f"references of {len(pictures)}"
+    references.mkdir(parents=True, exist_ok=True)
     for stem, path in pictures_in(args.reference).items():
-        if stem in pictures:
+        if stem in pictures and not (references / path.name).exists():
             (references / path.name).symlink_to(path.resolve())
-    rows: dict[str, dict[str, Any]] = {}
-    for name in TRIVIAL:
-        rows[name] = as_row(scores := score_folder(args.output / name, references, args.squeezenet))
-    for row in rows_of(find_model(args.model), args.also):
-        said, done = {"identity": identity(row, pictures), "squeezenet": args.squeezenet is not None}, {}
-        record = args.output / f"{row.name}.json"
-        if record.is_file():
-            done = json.loads(record.read_text(encoding="utf-8"))
-        if {key: done.get(key) for key in said} != said:
-            done = {**said, "trained": row.trained, **restore(row, pictures, args.output / row.name)}
-        if "mean" not in done:
-            done |= as_row(score_folder(args.output / row.name, references, args.squeezenet))
-            write_json(record, done)
-        rows[row.name] = {key: done[key] for key in ("trained", *COSTS, "mean", "images", "data")}
-    write_json(args.output / "methods.json", as_json(rows, scores, args))
+    chosen = [row for row in rows_of(find_model(args.model), args.also) if row.name.startswith(tuple(args.only))]
+    rows = {row.name: made(row, pictures, references, args) for row in chosen}
+    if any(args.only):
+        return
+    write_trivial(pictures, {stem: index for index, stem in enumerate(pictures)}, args.output)
+    scores = {name: score_folder(args.output / name, references, args.squeezenet) for name in TRIVIAL}
+    rows = {name: as_row(score) for name, score in scores.items()} | rows
+    write_json(args.output / "methods.json", as_json(rows, next(iter(scores.values())), args))
     print(markdown({name: {**row, **row["mean"]} for name, row in rows.items()}, not args.no_times))
+
+
+def made(row: Row, pictures: dict[str, Path], references: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A row of the file of results, restored and measured unless its record says that it has been already."""
+    said, done = {"identity": identity(row, pictures), "squeezenet": args.squeezenet is not None}, {}
+    record = args.output / f"{row.name}.json"
+    if record.is_file():
+        done = json.loads(record.read_text(encoding="utf-8"))
+    if {key: done.get(key) for key in said} != said:
+        done = {**said, "trained": row.trained, **restore(row, pictures, args.output / row.name)}
+        done |= as_row(score_folder(args.output / row.name, references, args.squeezenet))
+        write_json(record, done)
+        values = ", ".join(f"{name} {done['mean'][name]:.3f}" for name in SHOWN if done["mean"].get(name) is not None)
+        print(f"{row.name}: {values}", file=sys.stderr)
+    return {key: done[key] for key in ("trained", *COSTS, "mean", "images", "data")}
 
 
 def as_row(scores: Scores) -> dict[str, Any]:
@@ -256,6 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--squeezenet", type=Path, metavar="FILE", help="SqueezeNet 1.0 weights, for sqdist")
     parser.add_argument("--count", type=int, default=None, metavar="N", help="the first N pictures only")
     parser.add_argument("--threads", type=int, default=4, metavar="N", help="of the restoration (default: %(default)s)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="NAME",
+        help="make rows that begin so and print no table: several runs may share the folder",
+    )
     parser.add_argument("--no-times", action="store_true", help="leave the milliseconds out of the printed table")
     args = parser.parse_args(arguments)
     try:
