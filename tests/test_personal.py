@@ -138,6 +138,14 @@ def test_infer_loads_the_adapter_and_resume_knows_it(adapted: Path, picture: Pat
     assert np.abs(pixels[0] - pixels[1]).mean() > 0.1
 
 
+def test_reproduce_needs_the_adapter_too(adapted: Path, picture: Path, tmp_path: Path) -> None:
+    model, adapter = ["--model", str(adapted / "model")], ["--adapter", str(adapted / "camera.safetensors")]
+    assert cli.main(["infer", "-i", str(picture), "-o", str(tmp_path / "out"), *model, *adapter]) == 0
+    again = ["reproduce", str(tmp_path / "out" / "photo.png"), str(picture), *model]
+    assert cli.main([*again, *adapter]) == 0
+    assert cli.main(again) == 1
+
+
 def alter(model: Path) -> None:
     pipe = tiny_pipeline(seed=1)
     pipe.save_pretrained(model)

@@ -133,7 +133,7 @@ def test_tiles_and_threads_are_those_of_the_recipe(model: Path, inputs: Path, tm
 
 
 def prepared(recipe: Recipe, model: Path) -> tuple[Settings, Callable[[], IDaSSRPipeline]]:
-    given = argparse.Namespace(model=str(model), sd_path=None, realism_map=None, device="cpu")
+    given = argparse.Namespace(model=str(model), sd_path=None, adapter=None, realism_map=None, device="cpu")
     given.conditioner = given.guider = None
     load, settings = prepare(infer_arguments(recipe, given), "cpu")
     return settings, load

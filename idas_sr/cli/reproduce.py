@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the recipe knows its hash only (default: the model of this package with that hash, or compact)",
     )
     parser.add_argument("--sd-path", metavar="FOLDER|HUB_ID", help="SD-Turbo's weights, for models that stand on them")
+    parser.add_argument("--adapter", type=Path, metavar="FILE", help="that the output was made with, if it was")
     parser.add_argument("--realism-map", type=Path, metavar="PATH", help="that the output was made with, if it was")
     for slot in SLOTS:
         parser.add_argument(
@@ -72,7 +73,7 @@ def infer_arguments(recipe: Recipe, given: argparse.Namespace) -> argparse.Names
 
     Args:
         recipe: of an output.
-        given: what it cannot know: model, sd_path, realism_map, conditioner, guider, device.
+        given: what it cannot know: model, sd_path, adapter, realism_map, conditioner, guider, device.
 
     Raises:
         ValueError: something that it asks for has to be given and was not.
@@ -86,6 +87,7 @@ def infer_arguments(recipe: Recipe, given: argparse.Namespace) -> argparse.Names
         if hasattr(args, name) and name not in ("model", "input", "realism_map", *SLOTS):
             setattr(args, name, value)
     args.device, args.sd_path, args.realism_map = given.device, given.sd_path, given.realism_map
+    args.adapter = given.adapter
     for slot in SLOTS:
         setattr(args, slot, getattr(given, slot) or _words(slot, then.get("extra", {}).get(slot)))
     encoding = then.get("encoding") or {}
