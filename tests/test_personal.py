@@ -16,9 +16,12 @@ from PIL import Image
 from idas_sr import IDaSSRPipeline, cli
 from idas_sr.build import build_degradation
 from idas_sr.config import ConfigError, DataConfig, load_config
+from idas_sr.data.corruptions import to_pillow
+from idas_sr.data.degradation import Degradation
 from idas_sr.data.estimate import estimate, jpeg_quality
 from idas_sr.data.measured import MeasuredConfig, degrade_measured
 from idas_sr.data.photographs import sample_rng
+from idas_sr.metrics import psnr_y
 from idas_sr.networks.store import load_parts
 from idas_sr.training.run import CONFIGS
 
@@ -144,6 +147,35 @@ def test_reproduce_needs_the_adapter_too(adapted: Path, picture: Path, tmp_path:
     again = ["reproduce", str(tmp_path / "out" / "photo.png"), str(picture), *model]
     assert cli.main([*again, *adapter]) == 0
     assert cli.main(again) == 1
+
+
+@pytest.mark.slow
+def test_the_shipped_model_gains_on_a_camera(tmp_path: Path) -> None:
+    """40 steps on parts of two photographs bring it closer to a third one that the same camera took."""
+    camera = Degradation(MeasuredConfig(blur_sigma=(3.0, 3.0), noise=(0.02, 0.02), grain=(0.7, 0.7)))
+    for index in range(10):
+        image = (skimage.data.astronaut(), skimage.data.chelsea())[index % 2]
+        hq = image[17 * index : 17 * index + 128, 30 * index // 2 : 30 * index // 2 + 128]
+        write_pair(tmp_path / "pairs", f"{index}", hq, camera)
+    words = [f"data.root={tmp_path / 'pairs'}", f"train.run_dir={tmp_path / 'run'}", "train.steps=40"]
+    assert cli.main(["train", str(PERSONAL), *words, "train.precision=fp32", "train.ema=0.9"]) == 0
+    script("export_adapter")["export_file"](tmp_path / "run", tmp_path / "camera.safetensors")
+    assert (tmp_path / "camera.safetensors").stat().st_size <= 3_000_000
+    hq = torch.from_numpy(skimage.data.coffee()[64:320, 128:384].copy()).permute(2, 0, 1)[None].float() / 255
+    lq = camera(hq, [sample_rng(1, 0)])
+    scores = []
+    for adapter in (None, tmp_path / "camera.safetensors"):
+        pipe = IDaSSRPipeline.from_pretrained("compact", adapter=adapter)
+        scores.append(float(psnr_y(pipe(lq, realism=0.0, output_type="pt").images, hq)))
+    assert scores[1] > scores[0] + 0.1, scores
+
+
+def write_pair(folder: Path, name: str, hq: np.ndarray, camera: Degradation) -> None:
+    clean = torch.from_numpy(hq.transpose(2, 0, 1).copy())[None].float() / 255
+    lq = camera(clean, [sample_rng(0, int(name))])
+    for kind, image in (("hq", clean), ("lq", lq)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        to_pillow(image).save(folder / kind / f"{name}.png")
 
 
 def alter(model: Path) -> None:
