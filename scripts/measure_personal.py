@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--camera", type=Path, default=ROOT / "configs" / "data" / "personal-camera.yaml")
     parser.add_argument("-o", "--output", type=Path, default=Path("out/personal"), metavar="FOLDER")
     parser.add_argument("--pairs", type=int, default=30, help="(default: %(default)s)")
-    parser.add_argument("--count", type=int, default=48, help="photographs to measure on (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=40, help="photographs to measure on (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--elsewhere", default="compact", help="a degradation of other cameras (default: %(default)s)")
