@@ -21,6 +21,7 @@ from idas_sr.cli import choose_device
 from idas_sr.cli.arguments import add_infer_arguments
 from idas_sr.cli.infer import prepare
 from idas_sr.data.benchmarks import pictures_in
+from idas_sr.dial import CALIBRATED, DIALS
 from idas_sr.evaluation.score import score_folder
 from idas_sr.imagefiles.reading import read_picture
 from idas_sr.invention import SEEDS, measure
@@ -46,6 +47,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     both.add_argument("--jobs", type=int, default=2, help="pictures scored at a time (default: %(default)s)")
     for command in (invented, both):
         command.add_argument("-i", "--input", type=Path, required=True, help="folder of low-quality pictures")
+        command.add_argument("--dial", choices=DIALS, default=CALIBRATED, help="unit of realism (default: %(default)s)")
         command.add_argument("--limit", type=int, metavar="N", help="the first N pictures only")
         command.add_argument("--model", default="compact", help="saved pipeline (default: %(default)s)")
         command.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
@@ -61,7 +63,8 @@ def print_invented(args: argparse.Namespace) -> None:
     for stem, path in paths:
         picture, memory = read_picture(path).colour, Memory()
         found = [
-            measure(pipeline, picture, r, memory=memory, seeds=range(SEED, SEED + args.seeds)) for r in args.realism
+            measure(pipeline, picture, r, memory=memory, seeds=range(SEED, SEED + args.seeds), dial=args.dial)
+            for r in args.realism
         ]
         shares = [one.share for one in found]
         rising += shares == sorted(shares) and len(set(shares)) == len(shares)
@@ -102,7 +105,7 @@ def columns_of(args: argparse.Namespace) -> list[str]:
 def restore(args: argparse.Namespace, folder: Path, options: Sequence[str]) -> None:
     parser = argparse.ArgumentParser()
     add_infer_arguments(parser)
-    own = ["--model", args.model, "--device", args.device, *options]
+    own = ["--model", args.model, "--device", args.device, "--dial", args.dial, *options]
     load, settings = prepare(parser.parse_args(own), choose_device(args.device))
     jobs, loaded = plan(args.inputs, folder), []
 
