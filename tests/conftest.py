@@ -37,6 +37,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
     Named files, ``-k``, another ``-m``, ``--pdb`` and ``-n 0`` run in this one.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # One of them already: it must not start more.
+        return
     options = config.option
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and options.markexpr.startswith("not slow")
     if not is_whole or options.keyword or options.usepdb or getattr(options, "numprocesses", 0) is not None:
