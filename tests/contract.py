@@ -25,9 +25,10 @@ import torch
 import yaml
 from PIL import Image
 
-from idas_sr.build import has_dial
+from idas_sr.build import build_task, has_dial
 from idas_sr.config import Config, load_config
 from idas_sr.evaluation.results import read_result
+from idas_sr.methods.parameters import trained_parts
 from idas_sr.networks import presets
 from idas_sr.networks.store import load_parts, save_parts
 from idas_sr.pipeline import IDaSSRPipeline
@@ -167,6 +168,20 @@ def assert_same(left: Any, right: Any, where: str) -> None:
 
 
 # ---- the contract ----
+
+
+def trained(config: Config) -> list[tuple[str, str, int]]:
+    """(player, part, parameters) of everything that a stage trains at its full size, without its weights."""
+    with torch.device("meta"):
+        task = build_task(config)
+    return [(part.player, part.name, part.parameters) for part in trained_parts(task)]
+
+
+def full_size(stage: Path, *overrides: str) -> Config:
+    """A shipped stage as it is, with random weights and without the losses whose networks are not there."""
+    trial = ["data.root=x", "train.init=null", "train.run_dir=x", "backbone.random_weights=true", "loss.feature=0"]
+    # Neither is trained; building their networks takes longer than the rest.
+    return load_config(BASE, stage, overrides=[*trial, "loss.lpips=0", *overrides])
 
 
 def restores(name: str) -> None:

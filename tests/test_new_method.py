@@ -15,7 +15,7 @@ from idas_sr.scaffold.method import BUILD, class_name, new_method, with_method
 ROOT = Path(__file__).parents[1]
 METHOD = "idas_sr/methods/fixed.py"
 STAGE = "configs/train/compact/methods/fixed.yaml"
-NEEDED = ("tests/conftest.py", "tests/contract.py", "tests/test_config.py", "tests/test_layers.py")
+NEEDED = tuple(f"tests/{name}.py" for name in ("conftest", "contract", "test_config", "test_layers", "test_parameters"))
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,18 @@ def test_what_is_written_follows_the_rules_of_the_repository(checkout: Path) -> 
 @pytest.mark.slow
 def test_a_new_method_passes_the_contract_as_it_is(checkout: Path) -> None:
     always = ["pytest", "-q", "-p", "no:cacheprovider", "tests/test_method_fixed.py"]
-    assert "4 passed" in run(checkout, *always)
+    assert "5 passed" in run(checkout, *always)
     assert "2 passed" in run(checkout, *always, "-m", "slow")
     # And the tests of all methods and stages take it for one of theirs.
     assert "fixed" in run(
-        checkout, "pytest", "-v", "tests/test_config.py", "tests/test_layers.py", "-k", "fixed or layers"
+        checkout,
+        "pytest",
+        "-v",
+        "tests/test_config.py",
+        "tests/test_layers.py",
+        "tests/test_parameters.py",
+        "-k",
+        "fixed or layers or golden_row",
     )
 
 
