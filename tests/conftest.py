@@ -1,10 +1,15 @@
-"""Small, real networks that every test may share."""
+"""Small, real networks that every test may share.
+
+What they need is imported where it is used: the process that hands the tests out to others waits for none of it.
+"""
+
+from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -14,18 +19,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import idas_sr  # noqa: F401, I001  (first: it makes torchvision importable)
 
 import pytest
-import skimage.data
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
-from PIL import Image
 
-from idas_sr.methods.base import Method
-from idas_sr.networks.backbone import LatentBackbone
-from idas_sr.networks.mine import MINE
-from idas_sr.networks.presets import COMPACT_UNET, COMPACT_VAE, SD_TURBO_SCHEDULER
-from idas_sr.networks.prompt import PromptTokens
-from idas_sr.pipeline import IDaSSRPipeline
-from idas_sr.schedule import NoiseSchedule
+if TYPE_CHECKING:
+    from idas_sr.methods.base import Method
+    from idas_sr.networks.backbone import LatentBackbone
+    from idas_sr.pipeline import IDaSSRPipeline
+    from idas_sr.schedule import NoiseSchedule
 
 MOST_WORKERS = 4
 """Each is a process with PyTorch and a copy of the shared networks, about 1 GiB."""
@@ -54,6 +54,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def tiny_pipeline(seed: int = 0) -> IDaSSRPipeline:
     """The compact architecture at very small width, random weights."""
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+
+    from idas_sr.networks.backbone import LatentBackbone
+    from idas_sr.networks.mine import MINE
+    from idas_sr.networks.presets import COMPACT_UNET, COMPACT_VAE, SD_TURBO_SCHEDULER
+    from idas_sr.networks.prompt import PromptTokens
+    from idas_sr.pipeline import IDaSSRPipeline
+    from idas_sr.schedule import NoiseSchedule
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = {**COMPACT_VAE, "encoder_block_out_channels": [16], "decoder_block_out_channels": [16]}
@@ -102,12 +111,17 @@ def tiny_backbone(tiny_method: Method) -> LatentBackbone:
 @pytest.fixture(scope="session")
 def schedule() -> NoiseSchedule:
     """SD-Turbo's."""
+    from idas_sr.networks.presets import SD_TURBO_SCHEDULER
+    from idas_sr.schedule import NoiseSchedule
+
     return NoiseSchedule.from_config(SD_TURBO_SCHEDULER)
 
 
 @pytest.fixture(scope="session")
 def photograph() -> torch.Tensor:
     """(1, 3, 256, 384) in [-1, 1], a real one."""
+    import skimage.data
+
     image = torch.from_numpy(skimage.data.coffee()[:256, :384].copy())
     return image.permute(2, 0, 1)[None].float() / 127.5 - 1
 
@@ -115,6 +129,9 @@ def photograph() -> torch.Tensor:
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of three photographs, all of them of the training split."""
+    import skimage.data
+    from PIL import Image
+
     folder = tmp_path_factory.mktemp("photographs")
     for name in ("astronaut", "chelsea", "coffee"):
         Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
