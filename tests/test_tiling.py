@@ -1,11 +1,8 @@
 """Tiles: exact where the function is local, one position and one noise per picture, no seam, and plans that fit."""
 
-import ctypes
 import logging
-import multiprocessing
 import os
 import platform
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +17,7 @@ from PIL import Image
 from skimage import data
 from torch import Tensor, nn
 
-from idas_sr import cli, finishing, planning
+from idas_sr import cli, finishing
 from idas_sr.color import COLOR_FIXES
 from idas_sr.imagefiles.formats import Encoding
 from idas_sr.imagefiles.reading import read_picture
@@ -30,7 +27,7 @@ from idas_sr.networks.backbone import LatentBackbone
 from idas_sr.networks.shared import PictureStatistics, SharedStatistics
 from idas_sr.networks.visual_prompt import VisualPrompt
 from idas_sr.pipeline import IDaSSRPipeline
-from idas_sr.planning import Plan, choose_plan, is_out_of_memory, keep_freed_memory
+from idas_sr.planning import Plan, choose_plan, is_out_of_memory
 from idas_sr.resample import resize, upsample
 from idas_sr.tiling import Axis, Grid, Window, tiled
 from idas_sr.types import Condition
@@ -296,30 +293,29 @@ def test_smaller_plans_end() -> None:
     assert Plan(256, 32, 4).smaller(900, 900, 4) == Plan(256, 32, 2)
 
 
-def _page_faults_of_large_pieces() -> int:
-    """Of four pieces of 64 MiB one after the other, the first not counted."""
-    before = 0
+FREED = """
+import resource
+from idas_sr.planning import keep_freed_memory
+
+def faults_of_large_pieces():
+    # Page faults of four pieces of 64 MiB one after the other, the first not counted.
     for turn in range(4):
         if turn == 1:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         b"x" * 2**26
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-
-def _keep_and_allocate() -> None:
-    # glibc's own settings again, where an earlier test has restored pictures in this process.
-    for parameter, value in ((planning.M_MMAP_MAX, 65536), (planning.M_TRIM_THRESHOLD, 128 * 1024)):
-        ctypes.CDLL(None).mallopt(parameter, value)
-    before, kept, after = _page_faults_of_large_pieces(), keep_freed_memory(), _page_faults_of_large_pieces()
-    os._exit(0 if kept and before > 10_000 and after < 1_000 else 1)
+print(faults_of_large_pieces(), keep_freed_memory(), faults_of_large_pieces())
+"""
+"""For a process of its own: one that has restored pictures before keeps its memory already."""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
 def test_freed_memory_is_used_again() -> None:
-    process = multiprocessing.get_context("fork").Process(target=_keep_and_allocate)
-    process.start()
-    process.join(30)
-    assert process.exitcode == 0
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, env=environment, check=True)
+    before, kept, after = done.stdout.split()
+    assert int(before) > 10_000 and kept == "True" and int(after) < 1_000
 
 
 def test_errors_of_memory_are_told_from_others() -> None:
