@@ -37,6 +37,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="counted (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=2, help="rounds before them (default: %(default)s)")
     parser.add_argument("--tile", default="auto", help="as for infer (default: %(default)s)")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="keep freed memory in the process, as infer does; all networks gain"
+    )
     parser.add_argument("--no-parts", action="store_true", help="only end to end")
     parser.add_argument("--no-memory", action="store_true", help="start no further processes to measure memory")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -51,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     tile = args.tile if args.tile == "auto" else int(args.tile)
-    keep_freed_memory()
+    if args.keep_memory:
+        keep_freed_memory()
     try:
         options = Options(
             args.model,
@@ -65,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             parts=not args.no_parts,
             memory=not args.no_memory,
             tile=tile,
+            keep_memory=args.keep_memory,
         )
         result = Benchmark(options).run()
     except (ValueError, OSError) as error:

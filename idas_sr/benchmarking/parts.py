@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from idas_sr.benchmarking.timing import Run
+from idas_sr.imagefiles.png import LEVEL
 from idas_sr.images import to_pil, to_tensors
 from idas_sr.methods.base import Method
 
@@ -43,4 +44,4 @@ def io_of(lq: Tensor, hq: Tensor) -> dict[str, Run]:
         with Image.open(io.BytesIO(encoded)) as image:
             return to_tensors(image)
 
-    return {"read PNG": read, "write PNG": lambda: to_pil(hq[0]).save(io.BytesIO(), "PNG")}
+    return {"read PNG": read, "write PNG": lambda: to_pil(hq[0]).save(io.BytesIO(), "PNG", compress_level=LEVEL)}

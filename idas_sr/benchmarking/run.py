@@ -34,6 +34,7 @@ class Options:
         precision: of the model; auto: the fastest of fp32 and the device's half.
         parts, memory: also time the parts; also measure peak memory, each network in a process of its own.
         tile: as in ``IDaSSRPipeline.__call__``.
+        keep_memory: where memory is measured, ``keep_freed_memory`` first, as `infer` does.
     """
 
     model: str = "compact"
@@ -49,6 +50,7 @@ class Options:
     parts: bool = True
     memory: bool = True
     tile: int | str = "auto"
+    keep_memory: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.against) - {*NETWORKS, "diffusers", COMPILED}
@@ -112,7 +114,8 @@ class Benchmark:
         return {
             "environment": environment(self.device),
             "model": {"name": self.options.model, "random_weights": self.options.random_weights}
-            | {"precision": self.precision, "realism": self.options.realism, "tile": self.options.tile},
+            | {"precision": self.precision, "realism": self.options.realism, "tile": self.options.tile}
+            | {"keep_memory": self.options.keep_memory},
             "measured_peak_gflops": peak / 1e9,
             "sizes": [self._size(side, peak) for side in self.options.sizes],
         }
@@ -190,7 +193,8 @@ class Benchmark:
 
 def peak_of(options: Options, name: str, precision: str, side: int, threads: int) -> int | None:
     """Bytes at most in use while a fresh process loads one network and restores one picture."""
-    keep_freed_memory()
+    if options.keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(threads)
     lq = picture(side)
     if name == OURS:
