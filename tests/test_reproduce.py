@@ -247,7 +247,8 @@ def test_a_recipe_has_a_hash_where_an_argument_is_a_folder(model: Path) -> None:
     _, settings = prepare(parser.parse_args(words), "cpu")
     text = settings.recipe(b"")
     assert str(model) not in text and settings.extra["conditioner"]["args"] == {"model": settings.model, "scale": 2}
-    given = argparse.Namespace(model=None, sd_path=None, realism_map=None, device="cpu", conditioner=None, guider=None)
+    names = ("model", "sd_path", "adapter", "realism_map", "conditioner", "guider")
+    given = argparse.Namespace(device="cpu", **dict.fromkeys(names))
     with pytest.raises(ValueError, match="give both with --conditioner"):
         infer_arguments(Recipe(json.loads(text), {}), given)
 

@@ -511,6 +511,9 @@ def test_command_with_an_unreadable_picture_in_a_worker(tmp_path: Path, monkeypa
     assert run_command(monkeypatch, stage, *TINY, *own) == 1
     (message,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert "torn_1.png cannot be read" in message and message.startswith("idas-sr train: error: ")
+    # After an error PyTorch waits five seconds for a reader that has not been told to end, in whatever test comes next.
+    for reader in multiprocessing.active_children():
+        reader.terminate()
 
 
 def test_stage_before_is_missing(photographs: Path, tmp_path: Path) -> None:
