@@ -418,7 +418,8 @@ def test_an_exported_adapter_is_the_trained_method(name: str, photographs: Path,
         assert {"bicubic", "unsharp", "grain"} < table.keys()
         assert table["run"]["trained"] == table["invsr, steps 1"]["trained"] > 0
         means = {name: row["mean"]["psnr_y"] for name, row in table.items()}
-        assert means["run"] == pytest.approx(means["invsr, steps 1"], abs=1e-3)
+        # With as many steps as its stage says.
+        assert means["run"] == pytest.approx(means["invsr, steps 2"], abs=1e-3)
         # The reference is what three steps gave.
         assert means["invsr, steps 3"] > means["invsr, steps 1"]
         # Again: what is done is read, and a row whose record is lost is made anew.
