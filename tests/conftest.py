@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from idas_sr.schedule import NoiseSchedule
 
 MOST_WORKERS = 4
-"""Each is a process with PyTorch and a copy of the shared networks, about 1 GiB."""
+"""Each is a process with PyTorch and a copy of the shared networks: up to 2 GiB at the end of the suite."""
 
 
 @pytest.hookimpl(tryfirst=True)
