@@ -36,6 +36,8 @@ MERGED = ("unet", "decoder")
 """Parts whose training changes so much of the backbone's own weights that an adapter does not hold it."""
 PERSONAL = ("unet_lora", "vae_encoder_lora", "estimator_lora")
 """Parts that one file holds."""
+WIDTH = 160
+"""Characters of a line of JSON."""
 
 
 def export(run: Path, output: Path, half: bool = False) -> str:
@@ -81,7 +83,7 @@ def export(run: Path, output: Path, half: bool = False) -> str:
     if tensors:
         tensors = {key: value.contiguous() for key, value in tensors.items()}
         save_file(rounded(tensors) if half else tensors, folder / "adapter.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(as_json(config) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     return f"{folder}: {size / 2**20:.2f} MiB of weights"
 
@@ -109,6 +111,20 @@ def export_file(run: Path, output: Path) -> str:
     networks = lora_networks(backbone, estimator)
     size = write_adapter_file(output, networks, config.method.name, base_fingerprint(base, config.method.name))
     return f"{output}: {size / 2**20:.2f} MiB"
+
+
+def as_json(value: object, depth: int = 0) -> str:
+    """JSON in which whatever fits on a line stands on one: S3Diff's configuration lists nearly a hundred layers."""
+    flat = json.dumps(value)
+    if not isinstance(value, dict | list) or depth + len(flat) <= WIDTH:
+        return flat
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {as_json(item, depth + 1)}" for key, item in value.items()]
+    else:
+        items = [as_json(item, depth + 1) for item in value]
+    start, end = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    space = "\n" + " " * depth
+    return f"{start}{space} " + f",{space} ".join(items) + f"{space}{end}"
 
 
 def rounded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
