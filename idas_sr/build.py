@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,25 @@ def build_estimator(backbone: LatentBackbone, kind: Any = MINE, **args: Any) -> 
         raise ConfigError(f"estimator: {error}{'' if str(error).endswith('.') else '.'}") from error
 
 
+def change_severity(estimator: MINE, args: Mapping[str, Any]) -> None:
+    """Do to a trained estimator what of ``args``, a configuration's ``estimator``, can be done to one.
+
+    Raises:
+        ConfigError: the head cannot be what is asked, or its run has none.
+        FileNotFoundError: that run is not finished.
+    """
+    try:
+        if "severity_depth" in args:
+            estimator.deepen(int(args["severity_depth"]))
+        if "severity_from" in args:
+            _, other = load_parts(Path(args["severity_from"]) / "model")
+            if not isinstance(other, MINE):
+                raise ConfigError(f"estimator.severity_from: {args['severity_from']} has no severity head.")
+            estimator.take_severity(other)
+    except ValueError as error:
+        raise ConfigError(f"estimator: {error}") from error
+
+
 def build_method(
     backbone: LatentBackbone,
     estimator: Any = None,
@@ -243,6 +263,8 @@ def build_task(config: Config) -> Task:
     if kind is None or not isinstance(estimator, kind):
         # Another method's, where a stage of one starts from a stage of the other.
         estimator = None if kind is None else build_estimator(backbone, kind, **config.estimator)
+    elif isinstance(estimator, MINE):
+        change_severity(estimator, config.estimator)
     return build_method(
         backbone,
         estimator,

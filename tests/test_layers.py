@@ -12,8 +12,21 @@ PACKAGE = Path(__file__).parents[1] / "idas_sr"
 # Lowest first. A module imports from lower layers or from its own sub-package; every one is listed here.
 LAYERS: list[set[str]] = [
     {"types", "hub", "atomic"},
-    {"config", "schedule", "noise", "guidance", "resample", "tiling", "planning", "color", "images", "metrics", "dial"}
-    | {"torchvision_shim"},
+    {
+        "config",
+        "schedule",
+        "noise",
+        "guidance",
+        "resample",
+        "tiling",
+        "planning",
+        "color",
+        "images",
+        "metrics",
+        "dial",
+        "lines",
+    }
+    | {"lines", "torchvision_shim"},
     {"steering", "imagefiles", "realism", "recipe", "finishing", "consistency"},
     {"networks"},
     {"conditioning", "losses", "data"},

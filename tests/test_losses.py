@@ -153,6 +153,36 @@ def test_grid_sees_what_repeats_and_not_what_is_texture() -> None:
         losses.grid(pattern[..., :7, :])
 
 
+def test_lines_hear_a_pattern_that_follows_the_picture() -> None:
+    """Cells that differ in gain: `grid` averages the pattern away, its power stays."""
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.2 * torch.randn(2, 3, 192, 192, generator=generator)
+    gain = torch.tensor([1.0, 1.0, 1.0, -1.0]).repeat(48)
+    slow = torch.nn.functional.interpolate(torch.randn(2, 3, 6, 6, generator=generator), (192, 192), mode="bicubic")
+    printed = clean + 0.3 * slow * gain
+    assert losses.lines(clean, clean).tolist() == [0, 0]
+    smooth = clean + 0.3 * slow
+    assert (losses.lines(printed, clean) > 3 * losses.lines(smooth, clean)).all()
+    # One direction is enough, and either counts.
+    torch.testing.assert_close(losses.lines(printed.mT, clean.mT), losses.lines(printed, clean))
+    # A step of 8 bits is no line, however flat the picture is.
+    flat = torch.zeros(1, 3, 64, 64)
+    assert float(losses.lines(flat + 1e-4 * gain[:64], flat)) < 0.01
+    with pytest.raises(ValueError, match="64 pixels a side or more"):
+        losses.lines(clean[..., :60], clean[..., :60])
+
+
+def test_lines_are_not_hidden_by_others_beside_them() -> None:
+    """The gradient lowers the line and does not raise its neighbours."""
+    place = torch.arange(192.0)
+    image = (0.1 * torch.randn(1, 1, 192, 192, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    line, beside = (torch.cos(2 * torch.pi * f * place).expand(1, 1, 192, -1) for f in (48 / 192, 52 / 192))
+    losses.lines(image + 0.2 * line, image.detach()).sum().backward()
+    assert image.grad is not None
+    pull = [abs(float((image.grad * wave).sum())) for wave in (line, beside)]
+    assert pull[0] > 100 * pull[1]
+
+
 def test_losses_are_per_sample() -> None:
     values = torch.rand(3, 2, 4, 4)
     assert losses.mean_of(values).shape == (3,)

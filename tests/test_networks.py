@@ -271,6 +271,27 @@ def test_mine_stores_its_range(tmp_path: Path) -> None:
         assert list(copy.config["similarity_quantiles"]) == [0, 0.25, 0.5]
 
 
+def test_mine_grows_its_severity_head_without_changing_what_it_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mine, data = MINE(width=16, deep_width=16, blocks=1, severity_width=8), inputs(1, 24, 24, 1, 8)
+    nn.init.normal_(mine.severity.out.weight)
+    before = mine.severity_map(*data)
+    mine.deepen(2)
+    assert torch.equal(mine.severity_map(*data), before)
+    nn.init.normal_(mine.severity.context[1].narrow.weight)
+    after = mine.severity_map(*data)
+    assert not torch.equal(after, before)
+    mine.save_pretrained(tmp_path)
+    assert torch.equal(MINE.from_pretrained(tmp_path).severity_map(*data), after)
+    with pytest.raises(ValueError, match="severity_depth is 2 already and cannot become 1"):
+        mine.deepen(1)
+    other = MINE(width=16, deep_width=16, blocks=1, severity_width=8)
+    other.take_severity(mine)
+    assert torch.equal(other.severity_map(*data), after) and other.config["severity_depth"] == 2
+    with pytest.raises(ValueError, match="differ in width or inputs"):
+        MINE(severity_width=12).take_severity(mine)
+
+
 def test_mine_is_convolutions_only() -> None:
     """No attention anywhere, so that cost is linear in the area."""
     kinds = {type(m).__name__ for m in MINE().modules() if any(True for _ in m.parameters(recurse=False))}

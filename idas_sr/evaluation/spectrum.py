@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from idas_sr.lines import LINES, hann, line_logs
 from idas_sr.metrics import luma
 
 RINGS = 32
@@ -13,25 +14,14 @@ RINGS = 32
 HIGH = 0.25
 """Cycles per pixel from which detail counts as high frequency: what a picture of half the size could not hold."""
 
-LINES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)
-"""Frequencies, cycles per pixel, at which patterns of period 8 and 4 pixels show: blocks and latent cells."""
-
 SMALLEST = 64
 """Pixels along the shorter side below which no spectrum is taken."""
-
-GUARD, REACH = 3, 1 / 50
-"""Neighbours of a line start this many bins away, beyond the window's main lobe, and end this far, cycles per pixel."""
-
-
-def _hann(size: int) -> Tensor:
-    """(size,) periodic window: a frequency that lies on a bin leaks into the two beside it and no further."""
-    return torch.hann_window(size, periodic=True, dtype=torch.float64)
 
 
 def _power(plane: Tensor) -> tuple[Tensor, Tensor]:
     """(H, W) -> power (H, W) of every frequency, windowed and without the mean, and that frequency's radius."""
     height, width = plane.shape
-    window = _hann(height)[:, None] * _hann(width)
+    window = hann(height)[:, None] * hann(width)
     power = torch.fft.fft2((plane - plane.mean()) * window).abs().square() / window.square().sum()
     return power, torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)).double()
 
@@ -83,22 +73,4 @@ def line_ratios(plane: Tensor) -> Tensor:
     """
     if min(plane.shape) < SMALLEST:
         return torch.full((len(LINES),), torch.nan, dtype=torch.float64)
-    logs = torch.stack([_row_line_logs(p.double()) for p in (plane, plane.T)])
-    return logs.mean(0).exp()
-
-
-def _row_line_logs(plane: Tensor) -> Tensor:
-    # Whole periods of 8 pixels, so that every line lies on a bin.
-    size = plane.shape[1] // 8 * 8
-    rows = plane[:, :size]
-    spectrum = torch.fft.fft((rows - rows.mean(1, keepdim=True)) * _hann(size), dim=1).abs().square().mean(0)
-    # Flat pictures have no power at all, and no grid.
-    log_power = (spectrum + 1e-9).log()
-    offsets = torch.arange(GUARD, max(GUARD + 1, int(size * REACH)) + 1)
-    logs = []
-    for frequency in LINES:
-        centre = round(frequency * size)
-        # The spectrum of a real signal mirrors itself at half a cycle, so both sides exist there too.
-        neighbours = torch.cat([log_power[centre - offsets], log_power[centre + offsets]])
-        logs.append(log_power[centre] - neighbours.mean())
-    return torch.stack(logs)
+    return line_logs(plane.double()).exp()

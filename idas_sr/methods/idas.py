@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from idas_sr import losses as terms
 from idas_sr.methods import positioning
@@ -23,7 +23,7 @@ class IDaSSR(Restorer):
 
     Args:
         estimator: MINE.
-        train: as ``Restorer``'s.
+        train: as ``Restorer``'s, or ``severity``: MINE's severity head alone.
         target: positioning target: ``snr`` (P-A), ``perceptual`` (P-B, by ``feature_distance``), ``similarity`` (P-C).
         factor: c of P-A.
         zero_prob: share of training samples at realism 0; the others are uniform in [0, 1].
@@ -50,6 +50,8 @@ class IDaSSR(Restorer):
         at_realism_1: Mapping[str, float] | None = None,
         **training: Any,
     ) -> None:
+        if {"estimator", "severity"} <= set(train):
+            raise ValueError("train names estimator and severity, which is a piece of it; name one of the two.")
         super().__init__(*parts, estimator=estimator, train=train, **training)
         if target not in ("snr", "perceptual", "similarity"):
             raise ValueError(f"target must be snr, perceptual or similarity, not {target!r}.")
@@ -82,6 +84,9 @@ class IDaSSR(Restorer):
         )
 
     # ---- training ----
+
+    def trainable_parts(self) -> dict[str, nn.Module]:
+        return self.own_parts() | {"severity": self.estimator.severity}
 
     def realism(self, batch: Batch) -> Tensor:
         return torch.where(draw(batch, 0) < self.zero_prob, torch.zeros_like(draw(batch, 1)), draw(batch, 1))

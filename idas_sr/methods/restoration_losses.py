@@ -15,7 +15,7 @@ from idas_sr.networks.latent_perceptual import LatentPerceptual
 from idas_sr.networks.lora import use_lora
 from idas_sr.types import Restored
 
-DECODED = ("pixel", "pixel_l2", "grid", "lpips", "feature", "gan")
+DECODED = ("pixel", "pixel_l2", "grid", "lines", "lpips", "feature", "gan")
 """Terms that look at the decoded picture."""
 LATENT = ("latent", "latent_l1", "latent_perceptual", "gan_latent", "vsd")
 """Terms that look at the restored latent."""
@@ -93,6 +93,8 @@ class RestorationLosses(nn.Module):
             values["pixel_l2"] = terms.mean_of((picture - hq).square())
         if self.has("grid"):
             values["grid"] = terms.grid(picture - hq)
+        if self.has("lines"):
+            values["lines"] = terms.lines(picture, hq)
         if self.lpips is not None:
             values["lpips"] = self.lpips(picture, hq)
         if self.has("feature") and self.feature_distance is not None:

@@ -36,8 +36,8 @@ class Restorer(Method):
 
     Args:
         estimator: network of the method's own beside the backbone, if it has one.
-        weights: of the losses: latent, latent_l1, latent_perceptual, gan_latent, vsd; pixel, pixel_l2, grid, lpips,
-            feature, gan; reconstruction; and those of the subclass.
+        weights: of the losses: latent, latent_l1, latent_perceptual, gan_latent, vsd; pixel, pixel_l2, grid, lines,
+            lpips, feature, gan; reconstruction; and those of the subclass.
         train: names of the parts the generator trains: ``estimator``, ``conditioner`` (where they are networks),
             ``unet_lora``, ``vae_encoder_lora``, ``estimator_lora``, ``conv_in`` (of the UNet, in full), ``unet``,
             ``decoder``. The last is the autoencoder's: a decoder that has only seen latents of clean pictures prints
@@ -100,10 +100,14 @@ class Restorer(Method):
         found = {"estimator": self.estimator, "conditioner": self.conditioner}
         return {name: part for name, part in found.items() if isinstance(part, nn.Module)}
 
+    def trainable_parts(self) -> dict[str, nn.Module]:
+        """Name -> network, or piece of one, that ``train`` may name beside the backbone's."""
+        return self.own_parts()
+
     def _add_adapters(self, ranks: Mapping[str, int], fake_score_rank: int) -> None:
         parts = set(self.train_parts)
         networks = lora_networks(self.backbone, self.estimator)
-        known = dict.fromkeys((*self.own_parts(), *OF_BACKBONE, *networks))
+        known = dict.fromkeys((*self.trainable_parts(), *OF_BACKBONE, *networks))
         unknown = sorted(parts - set(known))
         if unknown:
             raise ValueError(f"There is no part called {unknown[0]!r} to train; choose from {', '.join(known)}.")
@@ -141,7 +145,7 @@ class Restorer(Method):
     def trainable(self) -> dict[str, list[nn.Module]]:
         unet, vae = self.backbone.unet, self.backbone.vae
         parts = {"unet": unet, "conv_in": unet.conv_in, "decoder": vae.decoder}
-        parts |= self.own_parts() | self._lora_parts
+        parts |= self.trainable_parts() | self._lora_parts
         players: dict[str, list[nn.Module]] = {"generator": [parts[name] for name in self.train_parts]}
         if critics := self.restoration.critics():
             players["critic"] = critics

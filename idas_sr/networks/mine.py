@@ -73,6 +73,21 @@ def unsqueeze_like_channels(vector: Tensor) -> Tensor:
     return vector[:, :, None, None]
 
 
+class ContextBlock(nn.Module):
+    """A wide depthwise convolution and two pointwise ones, added to what comes in; starts as nothing (ConvNeXt's)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.look = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.widen = nn.Conv2d(width, 2 * width, 1)
+        self.narrow = nn.Conv2d(2 * width, width, 1)
+        zero(self.narrow)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) -> the same shape."""
+        return x + self.narrow(F.silu(self.widen(self.look(x))))
+
+
 class SeverityHead(nn.Module):
     """Says where and how much a latent deviates: a map of power, whose mean over the picture is the severity squared.
 
@@ -80,12 +95,18 @@ class SeverityHead(nn.Module):
     deviation is likely to be at each place and averages: a crop seen in training and a picture of any size are then the
     same task. What is lost is mostly fine structure, whose energy follows that of the structure which is left; so the
     head sees the logarithm of the energy of learned filters beside ordinary features.
+
+    Args:
+        channels: of the input.
+        width: of the filters.
+        depth: blocks that look around at the map's resolution: what a place shows (foliage, letters, sky) says how much
+            fine structure it had.
     """
 
     CELL = 4
     """Latent cells per cell of the map, along a side."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, depth: int = 0) -> None:
         super().__init__()
         self.filters = nn.Conv2d(channels, width, 5, padding=2)
         self.down1 = nn.Conv2d(width, width, 3, stride=2, padding=1)
@@ -93,6 +114,7 @@ class SeverityHead(nn.Module):
         self.local = nn.Conv2d(width * 3, width * 2, 3, padding=1)
         self.statistics = PictureStatistics()
         self.whole = nn.Linear(width * 6, width * 2)
+        self.context = nn.Sequential(*(ContextBlock(width * 2) for _ in range(depth)))
         self.mix = nn.Conv2d(width * 2, width * 2, 1)
         self.out = nn.Conv2d(width * 2, 2, 1)
         nn.init.zeros_(self.out.weight)
@@ -109,7 +131,7 @@ class SeverityHead(nn.Module):
         x = torch.cat([x, (energy + 1e-5).log().to(x.dtype)], dim=1)
         # Noise and blur are the whole picture's: what is learnt at one place helps to judge another.
         x = F.silu(self.local(x) + unsqueeze_like_channels(self.whole(self.statistics(x))))
-        out = self.out(F.silu(self.mix(x))).float()
+        out = self.out(F.silu(self.mix(self.context(x)))).float()
         return out[:, :1].clamp(-12, 4).exp(), out[:, 1:]
 
 
@@ -132,6 +154,7 @@ class MINE(ModelMixin, ConfigMixin):
             it; None: the UNet sees the picture through the steered state alone. On a small prior that state cannot
             carry fine structure through the noise that steering adds: the picture needs a second way (ours; the
             interface is ControlNet's).
+        severity_depth: context blocks of the severity head.
     """
 
     @register_to_config
@@ -148,12 +171,13 @@ class MINE(ModelMixin, ConfigMixin):
         sigma_max: float = 1.1606,
         similarity_quantiles: tuple[float, ...] | None = None,
         control_channels: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        severity_depth: int = 0,
     ) -> None:
         super().__init__()
         if parameterisation not in ("i1", "i2", "i3"):
             raise ValueError(f"parameterisation must be 'i1', 'i2' or 'i3', not {parameterisation!r}.")
         inputs, embedding = 3 * stride**2 + latent_channels, width * 2
-        self.severity = SeverityHead(inputs, severity_width)
+        self.severity = SeverityHead(inputs, severity_width, severity_depth)
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.embedding = TimestepEmbedding(width, embedding)
         self.enter = nn.Conv2d(inputs, width, 3, padding=1)
@@ -181,6 +205,31 @@ class MINE(ModelMixin, ConfigMixin):
         """One that fits ``backbone``; with ``control`` it also feeds the UNet's skip connections."""
         channels, stride = backbone.control_channels if control else None, backbone.downsample // scale
         return cls(latent_channels=backbone.latent_channels, stride=stride, control_channels=channels, **args)
+
+    def deepen(self, depth: int) -> None:
+        """Give the severity head ``depth`` context blocks, new ones last; it says what it said until they are trained.
+
+        Raises:
+            ValueError: it has more already.
+        """
+        context = self.severity.context
+        if depth < len(context):
+            raise ValueError(f"severity_depth is {len(context)} already and cannot become {depth}.")
+        width = self.severity.mix.in_channels
+        context.extend(ContextBlock(width) for _ in range(depth - len(context)))
+        self._store(severity_depth=depth)
+
+    def take_severity(self, other: MINE) -> None:
+        """Take over another one's severity head, trained apart.
+
+        Raises:
+            ValueError: it reads other inputs or has another width.
+        """
+        self.deepen(other.config["severity_depth"])
+        try:
+            self.severity.load_state_dict(other.severity.state_dict())
+        except RuntimeError as error:
+            raise ValueError("The severity heads of these two estimators differ in width or inputs.") from error
 
     def set_range(self, sigma_min: float, sigma_max: float) -> None:
         """Store the range of noise levels in the configuration."""

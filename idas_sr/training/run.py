@@ -30,7 +30,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Ours -> accelerate's, whose "no" YAML reads as false."""
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
 """accelerate's name -> package to install."""
-COMPACT_STAGES = ("0-autoencoder", "1-prior", "2-positioning", "3-anchor", "4-steering")
+COMPACT_STAGES = ("0-autoencoder", "1-prior", "2-positioning", "3-anchor", "4-steering", "5-severity", "6-polish")
 
 
 def train_stage(config: Config) -> None:
