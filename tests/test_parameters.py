@@ -104,6 +104,8 @@ GOLDEN = {
         ("generator", "backbone.vae.decoder", 697_072),
         ("critic", "restoration.critic", 389_905),
     ],
+    "compact/5-severity": [("generator", "estimator.severity", 167_906)],
+    "compact/6-polish": [("generator", "backbone.vae.decoder", 697_072)],
     "sd-turbo/2-positioning": [("generator", "estimator", None)],
     "sd-turbo/3-anchor": [("generator", "estimator", None), ("critic", "restoration.latent_critic", 387_108)],
     "sd-turbo/4-steering": [
