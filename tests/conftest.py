@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from idas_sr.methods.base import Method
     from idas_sr.networks.backbone import LatentBackbone
     from idas_sr.pipeline import IDaSSRPipeline
@@ -80,6 +82,23 @@ def tiny_pipeline(seed: int = 0) -> IDaSSRPipeline:
             width=16, deep_width=16, blocks=1, severity_width=8, control_channels=backbone.control_channels
         )
         return IDaSSRPipeline.from_backbone(backbone, estimator).eval()
+
+
+def infer(model: Path, source: Path, output: Path, *options: object) -> int:
+    """``idas-sr infer`` in this process; its exit code."""
+    from idas_sr import cli
+
+    return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
+
+
+def write_photos(folder: Path, pictures: Mapping[str, np.ndarray]) -> Path:
+    """A new folder with files of these names and pictures (H, W, 3) uint8."""
+    from PIL import Image
+
+    folder.mkdir()
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

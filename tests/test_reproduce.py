@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import infer, tiny_pipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from skimage import data
@@ -58,10 +58,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.linear_gradient("L").resize(cat.size).save(folder / "where.png")
     Image.fromarray(data.coffee()[:80, :144]).save(folder / "wide.png")
     return folder
-
-
-def infer(model: Path, source: Path, output: Path, *options: object) -> int:
-    return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
 
 
 def reproduce(model: Path, output: Path, source: Path, *options: object) -> int:
@@ -285,13 +281,13 @@ def test_the_dial_is_the_raw_one_through_the_table_and_only_for_its_own_steering
         assert torch.equal(ours, theirs) and told == there
         assert told["realism"] == pytest.approx(position) and told["raw"] == pytest.approx(raw)
     chosen, told = made(realism="auto")
-    expected = Calibration(tuple(TABLE), (100.0, 900.0), (0.1, 0.9)).by_severity(torch.tensor([told["t_hat"]]))
-    assert told["raw"] == pytest.approx(float(expected), abs=1e-5)
+    # The table AUTO is this line between its ends, and what lies beyond them would hide which severity was read.
+    assert 100 < told["t_hat"] < 900 and told["raw"] == pytest.approx(told["t_hat"] / 1000, abs=1e-5)
     both = pipe([cat, cat[::-1].copy(), cat], realism=["auto", 0.5, "auto"], output_type="pt").images
     assert torch.allclose(both[0], chosen, atol=2e-5) and torch.allclose(both[2], chosen, atol=2e-5)
     tiled = pipe(np.tile(cat, (2, 2, 1)), realism="auto", tile=128, return_trace=True).trace[0]
-    severity = Calibration(tuple(TABLE), (100.0, 900.0), (0.1, 0.9)).by_severity(torch.tensor([tiled["t_hat"]]))
-    assert tiled["raw"] == pytest.approx(float(severity), abs=1e-5) and tiled["tile"] == 32
+    assert 100 < tiled["t_hat"] < 900 and tiled["raw"] == pytest.approx(tiled["t_hat"] / 1000, abs=1e-5)
+    assert tiled["tile"] == 32
     pipe.set_steering(kappa=1.5)
     assert torch.equal(made(realism=0.35)[0], made(realism=0.35, dial="raw")[0])
     with pytest.raises(ValueError, match="no table of severities"):

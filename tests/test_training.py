@@ -337,6 +337,10 @@ def test_only_the_active_player_moves(chain: Path, photographs: Path, player: st
     if player == "critic":
         task.set_player("critic")
         losses = task.losses("critic", batch)
+    # Either of these is enough for what follows; each has to hold by itself.
+    trainable = {id(p) for p in task.parameters() if p.requires_grad}
+    assert trainable == {id(p) for p in task.parameters_of(player)}
+    assert [name for name, value in batch.items() if isinstance(value, torch.Tensor) and value.requires_grad] == []
     torch.stack(list(losses.values())).sum().backward()
     for optimizer in optimizers.values():
         optimizer.step()
