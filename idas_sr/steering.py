@@ -7,6 +7,7 @@ the formulas are ours.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -49,21 +50,35 @@ class EndPoint:
         return torch.maximum(end, sigma)
 
 
-def reschedule_s2(sigma: Tensor, end: Tensor, realism: Tensor) -> Tensor:
+def reschedule_s1(sigma: Tensor, end: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """S-1: t linear in r."""
+    first, last = schedule.timestep_of(sigma), schedule.timestep_of(end)
+    # As a ratio of levels: where the end is no higher than the anchor nothing may wobble by a rounding error.
+    return sigma * (schedule.sigma(first + realism * (last - first)) / schedule.sigma(first))
+
+
+def reschedule_s2(sigma: Tensor, end: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
     """S-2: log w_r linear in r, equal ratios of SNR for equal moves of the dial."""
-    # As a power of the ratio: where the end is no higher than the anchor nothing may wobble by a rounding error.
+    # As a power of the ratio, for the reason of S-1.
     return sigma * (end / sigma) ** realism
 
 
-def reschedule_s4(sigma: Tensor, end: Tensor, realism: Tensor) -> Tensor:
+def reschedule_s3(sigma: Tensor, end: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """S-3: w_r^2 = w^2 + r (w_end^2 - w^2), the power of fresh noise linear in r: fast at the start."""
+    return (sigma**2 + realism * (end**2 - sigma**2)).sqrt()
+
+
+def reschedule_s4(sigma: Tensor, end: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
     """S-4: w_r^2 = w^2 + r^2 (w_end^2 - w^2), the amplitude of fresh noise linear in r."""
     return (sigma**2 + realism**2 * (end**2 - sigma**2)).sqrt()
 
 
-RESCHEDULES = {"s2": reschedule_s2, "s4": reschedule_s4}
+RESCHEDULES = {"s1": reschedule_s1, "s2": reschedule_s2, "s3": reschedule_s3, "s4": reschedule_s4}
+"""Name -> (B,) levels of anchor and end, realism in [0, 1] and the schedule to the (B,) level w_r between them."""
 NEEDED = {
     "noise": "inversion noise and this anchor has none; use a method that estimates it",
     "spread": "the spread of the inversion noise; use a method with a Gaussian head",
+    "deviation": "the deviation beside the inversion noise; use a method that estimates it, or steering n2",
 }
 """Part of an anchor -> what is said where it is missing."""
 
@@ -72,7 +87,7 @@ class Steering(ABC):
     """One scalar to a position and a state.
 
     Args:
-        reschedule: ``s2`` or ``s4``.
+        reschedule: one of RESCHEDULES.
         round_timestep: snap t_r to an integer (the noise level follows the rounded one); off by default.
         end_point: arguments of ``EndPoint``.
     """
@@ -127,7 +142,7 @@ class Steering(ABC):
         position = self._position(timestep, sigma, r, schedule)
         signal, _, target = schedule.coef(position)
         keep, fresh, level = self._weights(sigma, target, r)
-        state = self._centre(anchor, z_lq, signal)
+        state = self._centre(anchor, z_lq, signal, keep / sigma)
         if anchor.noise is not None:
             state = state + unsqueeze_like(keep, state) * anchor.noise
         if bool((fresh != 0).any()):
@@ -138,13 +153,13 @@ class Steering(ABC):
         return Steered(self._declared(timestep, position), level, keep, fresh, state, r if self.dial else None)
 
     def _position(self, timestep: Tensor, sigma: Tensor, realism: Tensor, schedule: NoiseSchedule) -> Tensor:
-        target = schedule.timestep_of(self.reschedule(sigma, self.end_point(sigma, schedule), realism))
+        target = schedule.timestep_of(self.reschedule(sigma, self.end_point(sigma, schedule), realism, schedule))
         # Exactly the anchor's at 0: no round trip through exp and log.
         position = torch.where(realism == 0, timestep, torch.maximum(target, timestep))
         return position.round() if self.round_timestep else position
 
-    def _centre(self, anchor: Anchor, z_lq: Tensor, signal: Tensor) -> Tensor:
-        """(B, C, h, w) that noise is added to; ``signal`` (B,) is the schedule's at t_r."""
+    def _centre(self, anchor: Anchor, z_lq: Tensor, signal: Tensor, share: Tensor) -> Tensor:
+        """(B, C, h, w) that noise is added to; ``signal`` (B,) is the schedule's at t_r, ``share`` (B,) is a_r / w."""
         return z_lq if anchor.deviation is None else z_lq - anchor.deviation
 
     def _shaped(self, drawn: Tensor, anchor: Anchor) -> Tensor:
@@ -170,6 +185,34 @@ class Churn(Steering):
 
     def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return sigma, (target**2 - sigma**2).clamp_min(0).sqrt(), target
+
+
+class SphericalOnU(Steering):
+    """N3: c + w_r (cos(theta) u + sin(theta) fresh), theta = r pi / 2: at realism 1 no noise of the anchor is left.
+
+    The deviation stays compensated. The level is the declared one where u has unit power and the deviation is known
+    exactly; with an error e and the u of I-2 it is w_r^2 + e^2 (1 - cos(theta)^2 w_r^2 / w^2), so it is not paired.
+    """
+
+    paired = False
+    needs: ClassVar[tuple[str, ...]] = ("noise", "deviation")
+
+    def _weights(self, sigma: Tensor, target: Tensor, realism: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        angle = realism * (math.pi / 2)
+        return target * angle.cos().clamp_min(0), target * angle.sin(), target
+
+
+class Spherical(SphericalOnU):
+    """N2: z_lq + w_r (cos(theta) eta + sin(theta) fresh), eta = u - deviation / w, the whole noise of the anchor.
+
+    eta carries minus the deviation, so with eta the compensation fades, and at realism 1 all of the deviation is back:
+    w_r^2 + rms(deviation)^2 where w_r^2 is declared.
+    """
+
+    needs = ("noise",)
+
+    def _centre(self, anchor: Anchor, z_lq: Tensor, signal: Tensor, share: Tensor) -> Tensor:
+        return z_lq if anchor.deviation is None else z_lq - unsqueeze_like(share, z_lq) * anchor.deviation
 
 
 class Linear(Steering):
@@ -259,7 +302,7 @@ class AsIs(Steering):
     def _declared(self, timestep: Tensor, position: Tensor) -> Tensor:
         return timestep
 
-    def _centre(self, anchor: Anchor, z_lq: Tensor, signal: Tensor) -> Tensor:
+    def _centre(self, anchor: Anchor, z_lq: Tensor, signal: Tensor, share: Tensor) -> Tensor:
         # In VE coordinates: the backbone multiplies by the signal again on the way into the UNet.
         return z_lq / unsqueeze_like(signal, z_lq)
 
@@ -269,6 +312,8 @@ class AsIs(Steering):
 
 STEERINGS: dict[str, type[Steering]] = {
     "n1": Churn,
+    "n2": Spherical,
+    "n3": SphericalOnU,
     "n4": Linear,
     "label-only": LabelOnly,
     "noise-only": NoiseOnly,

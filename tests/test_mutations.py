@@ -47,7 +47,8 @@ MUTATIONS = {
     "w not recomputed after rounding": Mutation(
         "steering.py",
         "signal, _, target = schedule.coef(position)",
-        "signal, target = schedule.coef(position)[0], self.reschedule(sigma, self.end_point(sigma, schedule), r)",
+        "signal, target = schedule.coef(position)[0], "
+        "self.reschedule(sigma, self.end_point(sigma, schedule), r, schedule)",
         "test_section9.py::test_T6_reschedule[True-s2-relative]",
     ),
     "anchor not rounded with its position": Mutation(

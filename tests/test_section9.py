@@ -20,14 +20,14 @@ from idas_sr.networks.presets import SD_TURBO_SCHEDULER
 from idas_sr.noise import canvas_noise
 from idas_sr.resample import upsample
 from idas_sr.schedule import NoiseSchedule, unsqueeze_like
-from idas_sr.steering import STEERINGS, Churn, Linear, Steering
+from idas_sr.steering import RESCHEDULES, STEERINGS, Churn, Steering
 from idas_sr.types import Anchor
 
 GRID = torch.linspace(0, 1, 11).tolist()
 ABSOLUTE = {"kind": "absolute", "t_end": 499.0}
 ENDS = {"relative": {"kind": "relative", "kappa": 2.4}, "absolute": ABSOLUTE}
 every_dial = pytest.mark.parametrize("end", ENDS)
-every_reschedule = pytest.mark.parametrize("reschedule", ["s2", "s4"])
+every_reschedule = pytest.mark.parametrize("reschedule", list(RESCHEDULES))
 
 
 def constant(value: float, like: Tensor) -> Tensor:
@@ -189,15 +189,74 @@ def test_T4_variance_n4_fails_the_same_criterion(schedule: NoiseSchedule, resche
     assert abs(ratios[0] - 1) <= 0.01
 
 
-def test_T4_variance_n4_sits_where_the_specification_says(schedule: NoiseSchedule) -> None:
-    """Effective timesteps of the naive mixture at r = 0, .25, .5, .75, 1 (9.4)."""
-    anchor, z_lq, z_hq = calibrated(schedule)
-    effective = [
-        float(schedule.timestep_of((steered.state - z_hq).square().mean().sqrt()[None]))
-        for r in (0, 0.25, 0.5, 0.75, 1)
-        for steered in [Linear("s2", **ABSOLUTE)(anchor, z_lq, r, [0], schedule)]
-    ]
-    assert effective == pytest.approx([199, 205, 245, 358, 515], abs=2.0)
+def effective(steering: Steering, anchor: Anchor, z_lq: Tensor, z_hq: Tensor, schedule: NoiseSchedule) -> list[float]:
+    """Timesteps whose level the states really have, at r = 0, .25, .5, .75, 1."""
+    states = [steering(anchor, z_lq, r, [0], schedule).state for r in (0, 0.25, 0.5, 0.75, 1)]
+    return [float(schedule.timestep_of((state - z_hq).square().mean().sqrt()[None])) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("n1", [199, 266, 341, 419, 499]),
+        ("n2", [199, 269, 342, 420, 515]),
+        ("n4", [199, 205, 245, 358, 515]),
+    ],
+)
+def test_T4_variance_steerings_of_the_whole_noise_sit_where_the_specification_says(
+    schedule: NoiseSchedule, name: str, expected: list[float]
+) -> None:
+    """The Monte-Carlo check of 9.4: absolute end 499, log-w reschedule, anchor noise u - d / w (A2)."""
+    found = effective(STEERINGS[name]("s2", **ABSOLUTE), *calibrated(schedule), schedule)
+    assert found == pytest.approx(expected, abs=2.0)
+
+
+def split(schedule: NoiseSchedule, error: float) -> tuple[Anchor, Tensor, Tensor]:
+    """(anchor, z_lq, z_hq) of parameterisation I-2 at 199: the deviation is known but for ``error`` (rms)."""
+    generator = torch.Generator().manual_seed(0)
+    z_hq, known, unknown, u = (torch.randn(1, 4, 512, 512, generator=generator) for _ in range(4))
+    timestep = torch.tensor([199.0])
+    known, unknown = (0.55**2 - error**2) ** 0.5 * known, error * unknown
+    share = (1 - (error / schedule.sigma(timestep)) ** 2).sqrt()
+    return Anchor(timestep, unsqueeze_like(share, u) * u, known), z_hq + known + unknown, z_hq
+
+
+def test_T4_variance_n3_with_a_known_deviation_is_declared(schedule: NoiseSchedule) -> None:
+    found = effective(STEERINGS["n3"]("s2", **ABSOLUTE), *split(schedule, 0.0), schedule)
+    assert found == pytest.approx([199, 266, 341, 419, 499], abs=2.0)
+
+
+def test_T4_variance_n3_has_the_gap_of_the_specification(schedule: NoiseSchedule) -> None:
+    """w_r^2 + e^2 (1 - cos^2 w_r^2 / w^2), for e = .45: gaps 0, -.09, -.05, .02, .04 (9.4)."""
+    anchor, z_lq, z_hq = split(schedule, 0.45)
+    gaps = []
+    for r in (0, 0.25, 0.5, 0.75, 1):
+        steered = STEERINGS["n3"]("s2", **ABSOLUTE)(anchor, z_lq, r, [0], schedule)
+        level = (steered.state - z_hq).square().mean().sqrt() / schedule.sigma(steered.timestep)
+        gaps.append(float(level.log()))
+    assert gaps == pytest.approx([0, -0.09, -0.05, 0.02, 0.04], abs=0.006)
+
+
+def test_n2_of_i2_is_n2_of_the_noise_it_stands_for(schedule: NoiseSchedule) -> None:
+    """The anchor z_L - d + w u is z_L + w eta with eta = u - d / w: N2 turns that eta, so d comes back with r."""
+    anchor, z_lq, _ = split(schedule, 0.3)
+    assert anchor.noise is not None and anchor.deviation is not None
+    eta = anchor.noise - anchor.deviation / unsqueeze_like(schedule.sigma(anchor.timestep), z_lq)
+    for realism in (0.3, 0.8, 1.0):
+        ours = STEERINGS["n2"]()(anchor, z_lq, realism, [0], schedule).state
+        whole = STEERINGS["n2"]()(Anchor(anchor.timestep, eta), z_lq, realism, [0], schedule).state
+        torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_n2_and_n3_forget_the_anchors_noise_at_realism_1(schedule: NoiseSchedule) -> None:
+    anchor, z_lq, _ = split(schedule, 0.3)
+    assert anchor.noise is not None and anchor.deviation is not None
+    other = Anchor(anchor.timestep, anchor.noise.flip(-1), anchor.deviation)
+    for name, centre in (("n2", z_lq), ("n3", z_lq - anchor.deviation)):
+        first, second = (STEERINGS[name]()(a, z_lq, 1.0, [0], schedule) for a in (anchor, other))
+        torch.testing.assert_close(first.state, second.state)
+        fresh = unsqueeze_like(first.fresh, centre) * canvas_noise([0], (4, 512, 512))
+        torch.testing.assert_close(first.state, centre + fresh, atol=1e-5, rtol=1e-5)
 
 
 # ---- T5: N1 is the forward kernel ----
