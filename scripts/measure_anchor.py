@@ -27,9 +27,10 @@ from torch import Tensor
 
 from idas_sr import IDaSSRPipeline
 from idas_sr.evaluation.heldout import held_out_pairs, load_picture
+from idas_sr.evaluation.sweep import position_state_gap
 from idas_sr.losses import FeatureDistance
 from idas_sr.methods.base import Method
-from idas_sr.methods.positioning import rms, snr_matching
+from idas_sr.methods.positioning import snr_matching
 from idas_sr.methods.task import to_signed, to_unit
 from idas_sr.metrics import psnr_y
 from idas_sr.resample import upsample
@@ -58,8 +59,8 @@ def positions(method: Method, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, f
         timesteps.append(float(anchor.timestep))
         for realism in gaps:
             steered = method.steering(anchor, z_lq, realism, [index], method.backbone.schedule, (0, 0))
-            level = method.backbone.schedule.sigma(steered.timestep)
-            gaps[realism].append(float((rms(steered.state - z_hq) / level).log()))
+            gap = position_state_gap(steered, z_hq, method)
+            gaps[realism].append(float("nan") if gap is None else gap)
     quartiles = np.percentile(timesteps, [25, 75])
     return {
         "images": len(pairs),

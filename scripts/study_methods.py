@@ -17,7 +17,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -185,16 +188,22 @@ def identity(row: Row, pictures: dict[str, Path]) -> str:
 
 def study(args: argparse.Namespace) -> None:
     pictures = dict(list(pictures_in(args.input).items())[: args.count])
-    torch.set_num_threads(args.threads)
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
+    quiet(args.threads)
     references = args.output / f"references of {len(pictures)}"
     references.mkdir(parents=True, exist_ok=True)
     for stem, path in pictures_in(args.reference).items():
         if stem in pictures and not (references / path.name).exists():
             (references / path.name).symlink_to(path.resolve())
-    chosen = [row for row in rows_of(find_model(args.model), args.also) if row.name.startswith(tuple(args.only))]
-    rows = {row.name: made(row, pictures, references, args) for row in chosen}
+    names = [row.name for row in rows_of(find_model(args.model), args.also) if row.name.startswith(tuple(args.only))]
+    make = partial(made, pictures=pictures, references=references, args=args)
+    if args.jobs > 1:
+        # The last rows take longest: begun first, no process waits for them alone. Processes, since loading is not
+        # thread-safe; spawned, since torch's threads do not survive a fork.
+        with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+            rows = dict(zip(reversed(names), pool.map(make, reversed(names)), strict=True))
+            rows = {name: rows[name] for name in names}
+    else:
+        rows = {name: make(name) for name in names}
     if any(args.only):
         return
     write_trivial(pictures, {stem: index for index, stem in enumerate(pictures)}, args.output)
@@ -204,19 +213,31 @@ def study(args: argparse.Namespace) -> None:
     print(markdown({name: {**row, **row["mean"]} for name, row in rows.items()}, not args.no_times))
 
 
-def made(row: Row, pictures: dict[str, Path], references: Path, args: argparse.Namespace) -> dict[str, Any]:
+def quiet(threads: int) -> None:
+    """Threads of torch in this process; nothing of diffusers on the terminal."""
+    torch.set_num_threads(threads)
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+
+
+def made(name: str, pictures: dict[str, Path], references: Path, args: argparse.Namespace) -> dict[str, Any]:
     """A row of the file of results, restored and measured unless its record says that it has been already."""
+    quiet(args.threads)
+    row = next(row for row in rows_of(find_model(args.model), args.also) if row.name == name)
     said, done = {"identity": identity(row, pictures), "squeezenet": args.squeezenet is not None}, {}
     record = args.output / f"{row.name}.json"
     if record.is_file():
         done = json.loads(record.read_text(encoding="utf-8"))
     if {key: done.get(key) for key in said} != said:
         done = {**said, "trained": row.trained, **restore(row, pictures, args.output / row.name)}
+        if args.jobs > 1:
+            # Several rows at a time slow one another down: no measurement.
+            del done["milliseconds"]
         done |= as_row(score_folder(args.output / row.name, references, args.squeezenet))
         write_json(record, done)
         values = ", ".join(f"{name} {done['mean'][name]:.3f}" for name in SHOWN if done["mean"].get(name) is not None)
         print(f"{row.name}: {values}", file=sys.stderr)
-    return {key: done[key] for key in ("trained", *COSTS, "mean", "images", "data")}
+    return {key: done[key] for key in ("trained", *COSTS, "mean", "images", "data") if key in done}
 
 
 def as_row(scores: Scores) -> dict[str, Any]:
@@ -262,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--squeezenet", type=Path, metavar="FILE", help="SqueezeNet 1.0 weights, for sqdist")
     parser.add_argument("--count", type=int, default=None, metavar="N", help="the first N pictures only")
     parser.add_argument("--threads", type=int, default=4, metavar="N", help="of the restoration (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time; above 1 without milliseconds")
     parser.add_argument(
         "--only",
         nargs="+",

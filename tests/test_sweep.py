@@ -145,7 +145,8 @@ def test_variants() -> None:
     everything = variants_of(own, ["all"], ["all"])
     assert {v.label for v in everything} >= {"n1 s2", "n4 s2", "label-only s4", "noise-only s4"}
     assert all(v.args["kappa"] == 1.14 and v.args["reschedule"] == v.label.split()[1] for v in everything)
-    assert [type(v.build()).__name__ for v in everything[:1]] == ["Churn"]
+    assert {type(v.build()).__name__ for v in everything} >= {"Churn", "Spherical", "SphericalOnU", "NoiseOnly"}
+    assert len(everything) == len({v.steering for v in everything}) * 4
     with pytest.raises(ValueError, match="no steering called 'n7'"):
         variants_of(own, ["n7"], [])
 

@@ -53,6 +53,19 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     write_text(path, text.getvalue())
 
 
+def between_marks(text: str, marks: tuple[str, str], content: str) -> str:
+    """``text`` with ``content``, blank lines around it, in place of what stands between two marks, which stay.
+
+    Raises:
+        ValueError: the marks are not there, once each and in this order.
+    """
+    head, first, rest = text.partition(marks[0])
+    _, last, tail = rest.partition(marks[1])
+    if not first or not last or any(text.count(mark) != 1 for mark in marks):
+        raise ValueError(f"A page needs the marks {marks[0]} and {marks[1]}, once each, for what goes between them.")
+    return f"{head}{first}\n\n{content.strip()}\n\n{last}{tail}"
+
+
 @lru_cache(maxsize=64)
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""

@@ -58,7 +58,7 @@ def variants_of(own: Mapping[str, Any] | None, steerings: Sequence[str], resched
 
     Args:
         own: the model's steering, ``{"name": ..., "args": {...}}``; None: CHARIOT's default.
-        steerings: entries of STEERINGS, or ``all``.
+        steerings: entries of STEERINGS, or ``all`` that take a reschedule.
         reschedules: entries of RESCHEDULES, or ``all``; empty: the model's own, which labels then do not mention.
 
     Raises:
@@ -66,8 +66,11 @@ def variants_of(own: Mapping[str, Any] | None, steerings: Sequence[str], resched
     """
     args = dict((own or {}).get("args", {}))
     chosen = {}
-    for kind, names, table in (("steering", steerings, STEERINGS), ("reschedule", reschedules, RESCHEDULES)):
-        chosen[kind] = list(table) if "all" in names else list(dict.fromkeys(names))
+    # Every steering that takes a reschedule and an end point; temperature and as-is do not.
+    movable = [name for name, kind in STEERINGS.items() if kind.__init__ is Steering.__init__]
+    tables = ("steering", steerings, STEERINGS, movable), ("reschedule", reschedules, RESCHEDULES, list(RESCHEDULES))
+    for kind, names, table, everything in tables:
+        chosen[kind] = everything if "all" in names else list(dict.fromkeys(names))
         if unknown := [name for name in chosen[kind] if name not in table]:
             raise ValueError(f"There is no {kind} called {unknown[0]!r}; choose among {', '.join(table)} and all.")
     if not chosen["reschedule"]:
@@ -222,7 +225,7 @@ class PictureStudy:
             "t_r": float(steered.timestep),
             "a_r": float(steered.keep),
             "b_r": float(steered.fresh),
-            "gap": self._gap(steered),
+            "gap": position_state_gap(steered, self.z_hq, self.method),
             "psnr_y": _finite(psnr_y(image, reference)),
             "ssim_y": _finite(ssim_y(image, reference)),
             "niqe": _finite(niqe(image)),
@@ -235,10 +238,11 @@ class PictureStudy:
         row["spectrum"] = _finite_list(ratio)
         return row, picture
 
-    def _gap(self, steered: Steered) -> float | None:
-        """g = log(rms(y_r - z_hq) / w(declared timestep)) (methods.md 9.5): 0 where position and state agree."""
-        declared = self.method.backbone.schedule.sigma(steered.timestep)
-        return _finite((rms(steered.state - self.z_hq) / declared).log())
+
+def position_state_gap(steered: Steered, z_hq: Tensor, method: Method) -> float | None:
+    """g = log(rms(y_r - z_hq) / w(declared timestep)) of one picture (methods.md 9.5): 0 where both agree."""
+    declared = method.backbone.schedule.sigma(steered.timestep)
+    return _finite((rms(steered.state - z_hq) / declared).log())
 
 
 def _exact(picture: Tensor) -> Tensor:
