@@ -2,7 +2,7 @@
 """Write the shipped model from finished training stages: the prior, and what restoration training added as an adapter.
 
 python scripts/export_compact.py runs/compact
-python scripts/export_compact.py runs/compact --final 3-anchor -o trial
+python scripts/export_compact.py runs/compact --final 4-steering -o trial
 """
 
 import argparse
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument(
         "--prior", default="1-prior", metavar="NAME", help="stage that made the prior (default: %(default)s)"
     )
-    parser.add_argument("--final", default="4-steering", metavar="NAME", help="stage to ship (default: %(default)s)")
+    parser.add_argument("--final", default="6-polish", metavar="NAME", help="stage to ship (default: %(default)s)")
     parser.add_argument("--kappa", type=float, help="end of the dial, where it is to differ from the training's")
     args = parser.parse_args()
     try:
