@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import infer
 from PIL import Image
 from skimage import data
 from torch import Tensor
@@ -19,13 +19,6 @@ from idas_sr.pipeline import IDaSSRPipeline
 from idas_sr.resample import resize, upsample
 
 CAT = torch.from_numpy(data.chelsea()[60:121, 100:157].copy()).permute(2, 0, 1).float() / 255
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return folder
 
 
 def noisy(picture: Tensor, size: tuple[int, int], amount: float = 0.03) -> Tensor:
@@ -101,10 +94,6 @@ def test_every_setting_agrees_with_the_input(tiny: IDaSSRPipeline, options: dict
     assert float(lr_psnr_y(image[None], CAT[None])) > 55 and result.trace[0]["lr_psnr"] > 55
     plain = tiny(CAT, output_type="pt", **options).images[0]
     assert float(lr_psnr_y(plain[None], CAT[None])) < 40
-
-
-def infer(model: Path, source: Path, output: Path, *options: object) -> int:
-    return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import write_photos
 from PIL import Image
 from skimage import data
 
@@ -38,12 +39,8 @@ HEADER = Header({"realism": 0.5}, "in", "first")
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(5):
-        Image.fromarray(data.chelsea()[20 * number :][:16, 40:56]).save(folder / f"{number}.png")
-    Image.fromarray(data.coffee()[:24, :16]).save(folder / "other.png")
-    return folder
+    pictures = {f"{number}.png": data.chelsea()[20 * number :][:16, 40:56] for number in range(5)}
+    return write_photos(tmp_path / "photos", pictures | {"other.png": data.coffee()[:24, :16]})
 
 
 def jobs_in(folder: Path, output: Path) -> list[Job]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_pipeline
+from conftest import infer, tiny_pipeline, write_photos
 from PIL import Image
 from skimage import data
 
@@ -23,18 +23,11 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    Image.fromarray(data.chelsea()[60:92, 100:148]).save(folder / "cat.png")
-    Image.fromarray(data.coffee()[:37, :53]).save(folder / "coffee.jpg")
-    Image.fromarray(data.astronaut()[:32, :48]).save(folder / "face.webp")
+    pictures = {"cat.png": data.chelsea()[60:92, 100:148], "coffee.jpg": data.coffee()[:37, :53]}
+    folder = write_photos(tmp_path / "photos", pictures | {"face.webp": data.astronaut()[:32, :48]})
     (folder / "notes.txt").write_text("not a picture")
     (folder / ".hidden.png").write_bytes(b"left by another program")
     return folder
-
-
-def infer(model: Path, source: Path, output: Path, *options: object) -> int:
-    return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
 
 
 def exit_code(*arguments: object) -> int:

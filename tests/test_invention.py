@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import infer, write_photos
 from PIL import Image
 from skimage import data
 
-from idas_sr import cli, invention
+from idas_sr import invention
 from idas_sr.atomic import token_of
 from idas_sr.batch import Job, RefusedError, check_maps
 from idas_sr.data.benchmarks import pictures_in
@@ -23,24 +23,10 @@ from idas_sr.resample import resize
 CAT = torch.from_numpy(data.chelsea()[60:92, 100:148].copy()).permute(2, 0, 1).float() / 255
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    Image.fromarray(data.chelsea()[60:84, 100:132]).save(folder / "cat.png")
-    Image.fromarray(data.coffee()[:24, :32]).save(folder / "cup.jpg")
-    return folder
-
-
-def infer(model: Path, source: Path, output: Path, *options: object) -> int:
-    return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
+    pictures = {"cat.png": data.chelsea()[60:84, 100:132], "cup.jpg": data.coffee()[:24, :32]}
+    return write_photos(tmp_path / "photos", pictures)
 
 
 def test_equal_seeds_have_no_spread_and_realism_0_invents_nothing(tiny: IDaSSRPipeline) -> None:

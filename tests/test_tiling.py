@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_pipeline
+from conftest import infer, tiny_pipeline
 from PIL import Image
 from skimage import data
 from torch import Tensor, nn
 
-from idas_sr import cli, finishing
+from idas_sr import finishing
 from idas_sr.color import COLOR_FIXES
 from idas_sr.imagefiles.formats import Encoding
 from idas_sr.imagefiles.reading import read_picture
@@ -375,10 +375,6 @@ def test_rows_are_finished_as_the_whole_picture_is(
     rows = [part.clone() for part in finishing.finish(hq[0].split(50, dim=1), lq[0], 4, color_fix, size)]
     assert len(rows) > 5 or size == (1, 2)
     assert float((torch.cat(rows, dim=1) - expected[0]).abs().max()) < 3e-5
-
-
-def infer(model: Path, source: Path, output: Path, *options: object) -> int:
-    return cli.main(["infer", "-i", str(source), "-o", str(output), "--model", str(model), *map(str, options)])
 
 
 @pytest.mark.parametrize(("mode", "bits"), [("RGB", 8), ("RGB", 16), ("L", 8)])
