@@ -20,9 +20,6 @@ import argparse
 import io
 import json
 import math
-import os
-import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -37,10 +34,7 @@ from tqdm import tqdm
 
 try:
     import torchvision  # noqa: F401  (diffusers imports it where it is installed)
-except ImportError:
-    pass
-except RuntimeError:
-    # One built for another torch misses the declarations of two operators that nothing here calls.
+except (ImportError, RuntimeError):  # one built for another torch misses two operators that nothing here calls
     declared = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -85,8 +79,10 @@ def fresh_noise(seeds, channels, height, width):
     return torch.from_numpy(np.stack(canvases)[:, :, :height, :width])
 
 
+# ---- MINE: where a latent lies, how it deviates, and the noise that anchors it ----
+
+
 def enlarge(lq):
-    """(B, 3, h, w) -> (B, 3, 4h, 4w), bicubic."""
     return F.interpolate(lq, scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
 
 
@@ -95,7 +91,8 @@ def as_map(vector):
     return vector.reshape(len(vector), -1, 1, 1)
 
 
-# ---- MINE: where a latent lies, how it deviates, and the noise that anchors it ----
+def conv(inputs, outputs, size=3, stride=1):
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2)
 
 
 def zero(layer):
@@ -110,13 +107,10 @@ class Severity(nn.Module):
 
     def __init__(self, inputs, width):
         super().__init__()
-        self.filters = nn.Conv2d(inputs, width, 5, padding=2)
-        self.down1 = nn.Conv2d(width, width, 3, stride=2, padding=1)
-        self.down2 = nn.Conv2d(width, width * 2, 3, stride=2, padding=1)
-        self.local = nn.Conv2d(width * 3, width * 2, 3, padding=1)
-        self.whole = nn.Linear(width * 6, width * 2)
-        self.mix = nn.Conv2d(width * 2, width * 2, 1)
-        self.out = zero(nn.Conv2d(width * 2, 2, 1))
+        self.filters = conv(inputs, width, 5)
+        self.down1, self.down2 = conv(width, width, stride=2), conv(width, width * 2, stride=2)
+        self.local, self.whole = conv(width * 3, width * 2), nn.Linear(width * 6, width * 2)
+        self.mix, self.out = conv(width * 2, width * 2, 1), zero(conv(width * 2, 2, 1))
         self.out.bias.data = torch.tensor([math.log(0.25), 1.1])  # starts at w = 0.5, three quarters of it unexplained
 
     def forward(self, x):
@@ -137,11 +131,15 @@ class Residual(nn.Module):
 
     def __init__(self, width, embedding):
         super().__init__()
-        self.conv1, self.embed = nn.Conv2d(width, width, 3, padding=1), nn.Linear(embedding, width)
-        self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
+        self.conv1, self.embed, self.conv2 = conv(width, width), nn.Linear(embedding, width), zero(conv(width, width))
 
-    def forward(self, x, embedding):
-        return x + self.conv2(F.silu(self.conv1(x) + as_map(self.embed(embedding))))
+    def forward(self, given):
+        x, told = given
+        return x + self.conv2(F.silu(self.conv1(x) + as_map(self.embed(told)))), told
+
+
+def two_residuals(width, embedding):
+    return nn.Sequential(Residual(width, embedding), Residual(width, embedding))
 
 
 class MINE(nn.Module):
@@ -154,18 +152,14 @@ class MINE(nn.Module):
         self.severity = Severity(inputs, severity_width)
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.embedding = TimestepEmbedding(width, width * 2)
-        self.enter = nn.Conv2d(inputs, width, 3, padding=1)
-        self.before = nn.ModuleList(Residual(width, width * 2) for _ in range(2))
-        self.down = nn.Conv2d(width, deep, 3, stride=2, padding=1)
-        self.deep = nn.ModuleList(Residual(deep, width * 2) for _ in range(2))
-        self.up = nn.Conv2d(deep, width, 3, padding=1)
-        self.after = nn.ModuleList(Residual(width, width * 2) for _ in range(2))
-        self.noise_head = nn.Conv2d(width, latent_channels, 3, padding=1)
-        self.deviation_head = zero(nn.Conv2d(width, latent_channels, 3, padding=1))
+        self.enter, self.before = conv(inputs, width), two_residuals(width, width * 2)
+        self.down, self.deep = conv(width, deep, stride=2), two_residuals(deep, width * 2)
+        self.up, self.after = conv(deep, width), two_residuals(width, width * 2)
+        self.noise_head, self.deviation_head = conv(width, latent_channels), zero(conv(width, latent_channels))
         # Fine structure does not survive the noise, so a small UNet is also given features of the picture, at its four
         # finest skip connections: two at the latent's resolution, two at half of it.
         sizes = zip((width, width, deep, deep), skips, strict=True)
-        self.control_heads = nn.ModuleList(zero(nn.Conv2d(*size, 1)) for size in sizes)
+        self.control_heads = nn.ModuleList(zero(conv(*size, 1)) for size in sizes)
 
     def forward(self, lq, z_lq):
         """(B, 3, h, w), (B, C, h, w) -> log w (B,), sigma_e / w (B,), power, d^ and u (B, C, h, w), features."""
@@ -174,15 +168,9 @@ class MINE(nn.Module):
         log_w = 0.5 * power.mean((1, 2, 3)).log().clamp(2 * low, 2 * high)
         # Detached: the trunk is told the position, but what it makes of it must not move it.
         told = F.silu(self.embedding(self.frequencies((log_w.detach() - low) / (high - low) * 1000)))
-        x = self.enter(x)
-        for block in self.before:
-            x = block(x, told)
-        y = self.down(x)
-        for block in self.deep:
-            y = block(y, told)
-        x = x + self.up(F.interpolate(y, size=x.shape[-2:]))
-        for block in self.after:
-            x = block(x, told)
+        x, _ = self.before((self.enter(x), told))
+        y, _ = self.deep((self.down(x), told))
+        x, _ = self.after((x + self.up(F.interpolate(y, size=x.shape[-2:])), told))
         x, y = F.silu(x), F.silu(y)
         # [I-2] What d^ leaves of the deviation is noise already; u is the rest: rms(u)^2 = 1 - (sigma_e / w)^2.
         u = self.noise_head(x)
@@ -195,13 +183,17 @@ class MINE(nn.Module):
 # ---- the model ----
 
 NANO = {  # sizes in the words of diffusers and the package; its compact model is the same with larger ones
-    "vae": {"num_encoder_blocks": [2], "num_decoder_blocks": [3]}
-    | {"encoder_block_out_channels": [48], "decoder_block_out_channels": [48]},
+    "vae": {f"{part}_block_out_channels": [48] for part in ("encoder", "decoder")}
+    | {"num_encoder_blocks": [2], "num_decoder_blocks": [3]},
     "unet": {"block_out_channels": [32, 48, 64], "cross_attention_dim": 32},
     "mine": {"latent_channels": 8, "width": 48, "deep_width": 64, "severity_width": 24}
     | {"sigma_min": 0.05, "sigma_max": 1.2},
     "kappa": 1.3,  # how far the dial reaches, w_end / w
 }
+UNET = {  # what is the same in every size
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+} | {"layers_per_block": 1, "norm_num_groups": 16, "attention_head_dim": 4, "only_cross_attention": True}
 
 
 class IDaS(nn.Module):
@@ -213,20 +205,9 @@ class IDaS(nn.Module):
         latent, pixels = config["mine"]["latent_channels"], 3 * SCALE**2
         self.mine = MINE(**config["mine"], skips=(finest, finest, finest, finer))
         self.vae = AutoencoderTiny(pixels, pixels, latent_channels=latent, **config["vae"])
-        self.unet = UNet2DConditionModel(
-            in_channels=latent,
-            out_channels=latent,
-            down_block_types=["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
-            up_block_types=["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
-            layers_per_block=1,
-            norm_num_groups=16,
-            attention_head_dim=4,
-            only_cross_attention=True,
-            **config["unet"],
-        )
+        self.unet = UNet2DConditionModel(in_channels=latent, out_channels=latent, **UNET, **config["unet"])
         self.tokens = nn.Parameter(torch.randn(1, 4, config["unet"]["cross_attention_dim"]))
-        # Of the autoencoder's latents.
-        self.register_buffer("mean", torch.zeros(1, latent, 1, 1))
+        self.register_buffer("mean", torch.zeros(1, latent, 1, 1))  # of the autoencoder's latents
         self.register_buffer("std", torch.ones(1, latent, 1, 1))
 
     def encode(self, image):
@@ -234,18 +215,14 @@ class IDaS(nn.Module):
         return (self.vae.encode(F.pixel_unshuffle(image, SCALE)).latents - self.mean) / self.std
 
     def decode(self, z):
-        """The way back."""
         return F.pixel_shuffle(self.vae.decode(z * self.std + self.mean).sample, SCALE)
 
     def eps(self, state, w, t, features=()):
         """The noise that the UNet sees in z + w x, of unit variance. Its own states are (z + w x) / sqrt(1 + w^2)."""
-        skips, nothing = {}, torch.zeros(())
-        if features:
-            # diffusers wants one for each of the six skip connections and for the middle, as from a ControlNet.
-            skips["down_block_additional_residuals"] = (*features, *[nothing] * (6 - len(features)))
-            skips["mid_block_additional_residual"] = nothing
-        told = self.tokens.expand(len(state), -1, -1)
-        return self.unet(state * (1 + w**2).rsqrt(), t, encoder_hidden_states=told, **skips).sample
+        # diffusers wants one for each of the six skip connections and for the middle, as from a ControlNet.
+        *skips, middle = *features, *[torch.zeros(())] * (7 - len(features))
+        added = {"down_block_additional_residuals": skips, "mid_block_additional_residual": middle}
+        return self.unet(state * (1 + w**2).rsqrt(), t, self.tokens.expand(len(state), -1, -1), **added).sample
 
     def restore(self, lq, realism, seeds):
         """Pictures (B, 3, h, w) in [-1, 1], realism (B,), seeds of the fresh noise -> z_0, and what MINE said."""
@@ -282,33 +259,26 @@ def restore_pictures(model, lq, realism, seed):
 
 def write(path, save):
     """``save(partial file)``, which then gets its name: what bears the name is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial.{path.name}")
     try:
         save(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def save_model(model, path):
-    write(path, lambda partial: save_file(model.state_dict(), partial, {"nano_idas": json.dumps(model.config)}))
-
-
 def load_model(path):
     """What ``train`` has written, or a folder of the package's such as idas_sr/models/compact."""
-    path = Path(path)
     try:
-        if path.is_dir():
-            config, tensors = read_package_model(path)
+        if Path(path).is_dir():
+            config, tensors = read_package_model(Path(path))
         else:
-            with safe_open(path, "pt") as file:
-                config, tensors = json.loads(file.metadata()["nano_idas"]), load_file(path)
+            config, tensors = json.loads(safe_open(path, "pt").metadata()["nano_idas"]), load_file(path)
         model = IDaS(config)
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is no model: name a file that `train` has written, or a folder like the package's."
-        ) from error
+        raise ValueError(f"{path} is no model: name a file that `train` has written, or the package's.") from error
     # The package's layout on a CPU. Sums are then made in the same order, and the last bit is the same too.
     return model.eval().to(memory_format=torch.channels_last)
 
@@ -341,8 +311,7 @@ def find_pictures(path):
 def read_picture(path, least):
     """(H, W, 3) uint8, of ``least`` pixels a side or more."""
     try:
-        with Image.open(path) as image:
-            picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        picture = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a picture: repair, remove or replace it.") from error
     if min(picture.shape[:2]) < least:
@@ -441,13 +410,10 @@ def of_anchor(model, z_hq, z_lq, said):
     square = (1.15 * d).square().mean(1, keepdim=True)
     target = 0.5 * square.mean((1, 2, 3)).log().clamp(*(2 * log for log in model.mine.log_range))
     square = F.avg_pool2d(square, 4, ceil_mode=True)
-    return (
-        F.huber_loss(log_w, target, delta=0.2)  # [L_pos]
-        + 0.1 * (power.log() + square / power).mean()  # [L_map]
-        + left.abs().mean()  # [L_dev]
-        + 0.1 * (share - (left.detach() / w).square().mean((1, 2, 3)).sqrt()).abs().mean()  # sigma_e
-        + 0.05 * calibration(left / w + u)  # [L_cal], of (y_0 - z_H) / w
-    )
+    value = F.huber_loss(log_w, target, delta=0.2)  # [L_pos]
+    value = value + 0.1 * (power.log() + square / power).mean() + left.abs().mean()  # [L_map], [L_dev]
+    sigma_e = (left.detach() / w).square().mean((1, 2, 3)).sqrt()
+    return value + 0.1 * (share - sigma_e).abs().mean() + 0.05 * calibration(left / w + u)  # [L_cal] of (y_0 - z_H) / w
 
 
 def calibration(noise):
@@ -465,23 +431,6 @@ STAGES = {  # share of the steps, learning rate, loss, and what is trained
     "anchor": (0.35, 1e-3, anchor_loss, ("mine",)),
     "restoration": (0.5, 5e-4, restoration_loss, ("mine", "unet", "tokens")),
 }
-
-
-def psnr_y(image, hq):
-    """Mean PSNR in dB of (B, 3, H, W) in [-1, 1], rounded to 8 bits, on the luma of BT.601."""
-    luma = torch.tensor([65.481, 128.553, 24.966]).reshape(1, 3, 1, 1) / 255
-    image, hq = (((x.clamp(-1, 1) * 127.5 + 127.5).round() * luma).sum(1) for x in (image, hq))
-    return round(float(10 * (255**2 / (image - hq).square().mean((1, 2))).log10().mean()), 3)
-
-
-@torch.no_grad()
-def measure(model, hq, lq):
-    """PSNR-Y of bicubic interpolation and of restorations."""
-    row = {"bicubic": psnr_y(enlarge(lq), hq)}
-    for realism in (0.0, 0.5, 1.0):
-        z0, *_ = model.restore(lq, torch.full((len(lq),), realism), range(len(lq)))
-        row[f"realism {realism:g}"] = psnr_y(model.decode(z0), hq)
-    return row
 
 
 def run_stage(model, name, steps, stream, rng):
@@ -503,60 +452,41 @@ def run_stage(model, name, steps, stream, rng):
         yield loss.item()
 
 
-def split(folder):
-    """Photographs to train on, and every fifth to measure on; chosen by name, so it stays so when others come."""
-    parts = [], []
-    for path in find_pictures(folder):
-        parts[zlib.crc32(path.name.encode()) % 5 == 0].append(path)
-    if not all(parts):
-        raise ValueError(f"There are too few pictures in {folder}: training needs some dozens.")
-    return parts
-
-
-def train(photographs, out, steps, seed, config=NANO):
-    """Three stages in a row. Writes the model to ``out`` and, beside it, how training went, a line of JSON per row."""
+def train(photographs, out, steps, seed, config=NANO, watch=lambda stage, loss, model: None):
+    """Train on a folder of photographs, in three stages; ``watch`` is called after every step."""
     out, rng = Path(out), np.random.default_rng(seed)
     if out.exists():
         raise ValueError(f"{out} exists already: name another file, or remove it.")
     if steps < 1:
         raise ValueError(f"--steps must be 1 or more, not {steps}.")
-    files, held_out = split(photographs)
-    check = pairs([read_picture(path, CROP) for path in held_out[:48]], np.random.default_rng(0))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    # Every fifth photograph is left for measuring; chosen by name, so it stays so when others come.
+    files = [path for path in find_pictures(photographs) if zlib.crc32(path.name.encode()) % 5]
+    if not files:
+        raise ValueError(f"There are too few pictures in {photographs}: training needs some dozens.")
     torch.manual_seed(seed)
-    model, stream, rows, losses = IDaS(config), batches(files, rng), [], []
+    model, stream = IDaS(config), batches(files, rng)
     start_from_components(model, torch.cat([next(stream)[0] for _ in range(16)]))
     counts = {stage: max(1, round(share * steps)) for stage, (share, *_) in STAGES.items()}
     with tqdm(total=sum(counts.values()), unit="step") as bar:
         for stage, count in counts.items():
-            for step, loss in enumerate(run_stage(model, stage, count, stream, rng), 1):
-                losses.append(loss)
+            for loss in run_stage(model, stage, count, stream, rng):
+                bar.set_description_str(f"{stage}, loss {loss:.3f}")
                 bar.update()
-                if step < count and bar.n % max(steps // 25, 1):
-                    continue
-                row = {"stage": stage, "step": bar.n, "cpu_minutes": round(time.process_time() / 60, 2)}
-                row["loss"] = round(sum(losses) / len(losses), 4)
-                losses.clear()
-                if stage == "restoration":
-                    row |= measure(model, *check)
-                    save_model(model, out)
-                rows.append(json.dumps(row) + "\n")
-                write(out.with_suffix(".jsonl"), lambda partial: partial.write_text("".join(rows)))
-                bar.write(rows[-1].strip())
+                watch(stage, loss, model)
+    write(out, lambda partial: save_file(model.state_dict(), partial, {"nano_idas": json.dumps(config)}))
 
 
 # ---- the two commands ----
 
 
 def restore(model, lq, out, realism, seed):
-    """Restore files into the folder ``out``."""
+    """Restore a picture, or a folder of them, into a folder."""
     if not 0 <= realism <= 1:
         raise ValueError(f"realism lies between 0 and 1, not at {realism}.")
     network, files, folder = load_model(model), find_pictures(lq), Path(out)
     targets = [folder / f"{path.stem}.png" for path in files]
     if len({*targets}) < len(files) or {p.resolve() for p in targets} & {p.resolve() for p in files}:
         raise ValueError(f"Results in {out} would overwrite one another or the pictures: name another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
     for path, target in zip(tqdm(files, unit="picture"), targets, strict=True):
         picture = restore_pictures(network, to_tensor([read_picture(path, 4)]), realism, seed)
         write(target, Image.fromarray((picture[0].movedim(0, -1).numpy() * 255).round().astype(np.uint8)).save)
@@ -582,7 +512,7 @@ def main(arguments=None):
     try:
         given.pop("run")(**given)
     except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import itertools
 import json
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from idas_sr.data.sources import list_photographs
 from idas_sr.pipeline import IDaSSRPipeline
 
 FILE = Path(__file__).parents[1] / "nano_idas.py"
+MEASURE = FILE.parent / "scripts" / "measure_nano.py"
 COMPACT = FILE.parent / "idas_sr" / "models" / "compact"
 # Sides that are no multiples of four: padding counts too. More than 64 cells wide: two blocks of noise.
 PHOTOGRAPH = skimage.data.coffee()[100:110, 100:170]
@@ -132,24 +134,17 @@ def test_training_goes_through_and_its_model_restores(
 ) -> None:
     (folder / "damaged.jpg").write_bytes(b"no picture")
     out = tmp_path / "new" / "nano.safetensors"
-    nano.train(folder, out, steps=10, seed=0, config=small)
-    rows = [json.loads(line) for line in out.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = runpy.run_path(str(MEASURE))["curve"](nano, folder, out, steps=10, seed=0, config=small)
+    assert rows == [json.loads(line) for line in out.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["stage"], row["step"]) for row in rows] == [
         *(("prior", step) for step in (1, 2)),
         *(("anchor", step) for step in (3, 4, 5, 6)),
         *(("restoration", step) for step in (7, 8, 9, 10, 11)),
     ]
     assert sorted(p.name for p in out.parent.iterdir()) == ["nano.jsonl", "nano.safetensors"]
-    assert rows[-1].keys() == {
-        "stage",
-        "step",
-        "cpu_minutes",
-        "loss",
-        "bicubic",
-        "realism 0",
-        "realism 0.5",
-        "realism 1",
-    }
+    figures = {"bicubic", "realism 0", "realism 0.5", "realism 1"}
+    assert rows[-1].keys() == {"stage", "step", "cpu_minutes", "loss"} | figures
+    assert rows[-1]["bicubic"] > rows[-1]["realism 0"] > 5 and not rows[0].keys() & figures
 
     lq = tmp_path / "lq.png"
     Image.fromarray(PHOTOGRAPH).save(lq)
@@ -158,12 +153,17 @@ def test_training_goes_through_and_its_model_restores(
         assert picture.size == (4 * PHOTOGRAPH.shape[1], 4 * PHOTOGRAPH.shape[0])
 
 
-def test_what_is_held_out_is_what_the_package_holds_out(nano: ModuleType, folder: Path) -> None:
-    assert nano.split(folder) == (list_photographs(folder, "train"), list_photographs(folder, "validation"))
+def test_what_is_held_out_is_what_the_package_holds_out(
+    nano: ModuleType, small: dict, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, read_picture = set(), nano.read_picture
+    monkeypatch.setattr(nano, "read_picture", lambda path, least: [read.add(path), read_picture(path, least)][1])
+    nano.train(folder, tmp_path / "nano.safetensors", steps=1, seed=0, config=small)
+    assert read == set(list_photographs(folder, "train")) and list_photographs(folder, "validation")
 
 
 def crops(nano: ModuleType, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    files, _ = nano.split(folder)
+    files = list_photographs(folder, "train")
     return nano.pairs([nano.read_picture(path, 32) for path in files * 8], nano.np.random.default_rng(0))
 
 
@@ -172,7 +172,7 @@ def test_the_autoencoder_starts_as_a_good_one(nano: ModuleType, small: dict, fol
     nano.start_from_components(model, hq)
     z = model.encode(hq)
     assert float(z.mean((0, 2, 3)).abs().max()) < 1e-3 and float((z.std((0, 2, 3)) - 1).abs().max()) < 1e-3
-    assert nano.psnr_y(model.decode(z), hq) > 30
+    assert float(metrics.psnr_y(model.decode(z) / 2 + 0.5, hq / 2 + 0.5).mean()) > 30
 
 
 def test_training_learns(nano: ModuleType, small: dict, folder: Path) -> None:
@@ -194,12 +194,9 @@ def test_training_learns(nano: ModuleType, small: dict, folder: Path) -> None:
     assert {name.split(".")[0] for name in changed} == {"mine", "unet", "tokens"}
 
 
-def test_losses_are_the_packages(nano: ModuleType) -> None:
+def test_the_calibration_loss_is_the_packages(nano: ModuleType) -> None:
     x = torch.randn(3, 8, 24, 24, generator=torch.Generator().manual_seed(0)).cumsum(3)
     assert nano.calibration(x) == pytest.approx(float(losses.calibration(x).mean()), rel=1e-5)
-    a, b = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
-    expected = float(metrics.psnr_y((a * 255).round() / 255, (b * 255).round() / 255).mean())
-    assert nano.psnr_y(a * 2 - 1, b * 2 - 1) == pytest.approx(expected, abs=2e-3)
 
 
 # ---- mistakes ----
@@ -226,7 +223,7 @@ def test_mistakes_get_one_sentence(nano: ModuleType, folder: Path, tmp_path: Pat
         (["train", str(folder), "--out", str(old)], "exists already"),
         (["train", str(folder), "--steps", "0"], "1 or more"),
         (["train", str(tmp_path / "empty")], "no picture"),
-        (["train", str(photo), "--out", str(tmp_path / "new")], "too few"),
+        (["train", str(folder / "b.png"), "--out", str(tmp_path / "new")], "too few"),
     ):
         with pytest.raises(SystemExit) as error:
             nano.main(arguments)
