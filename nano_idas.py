@@ -102,14 +102,27 @@ def zero(layer):
     return layer
 
 
+class Context(nn.Module):
+    """Looks around: what a place shows says how much fine structure it had."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.look = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.widen, self.narrow = conv(width, 2 * width, 1), zero(conv(2 * width, width, 1))
+
+    def forward(self, x):
+        return x + self.narrow(F.silu(self.widen(self.look(x))))
+
+
 class Severity(nn.Module):
     """Positioning: a map of how much power the deviation is likely to have at each place; its mean is w^2."""
 
-    def __init__(self, inputs, width):
+    def __init__(self, inputs, width, depth):
         super().__init__()
         self.filters = conv(inputs, width, 5)
         self.down1, self.down2 = conv(width, width, stride=2), conv(width, width * 2, stride=2)
         self.local, self.whole = conv(width * 3, width * 2), nn.Linear(width * 6, width * 2)
+        self.context = nn.Sequential(*(Context(width * 2) for _ in range(depth)))
         self.mix, self.out = conv(width * 2, width * 2, 1), zero(conv(width * 2, 2, 1))
         self.out.bias.data = torch.tensor([math.log(0.25), 1.1])  # starts at w = 0.5, three quarters of it unexplained
 
@@ -122,7 +135,7 @@ class Severity(nn.Module):
         # Noise and blur are the whole picture's: what is learnt at one place helps to judge another.
         spread = (x.var((2, 3), unbiased=False) + 1e-6).sqrt()
         x = F.silu(self.local(x) + as_map(self.whole(torch.cat([x.mean((2, 3)), spread], 1))))
-        power, share = self.out(F.silu(self.mix(x))).chunk(2, 1)
+        power, share = self.out(F.silu(self.mix(self.context(x)))).chunk(2, 1)
         return power.clamp(-12, 4).exp(), share.mean((1, 2, 3)).sigmoid()
 
 
@@ -145,11 +158,11 @@ def two_residuals(width, embedding):
 class MINE(nn.Module):
     """The manifold inversion noise estimator: looks at the picture and its latent."""
 
-    def __init__(self, latent_channels, width, deep_width, severity_width, sigma_min, sigma_max, skips):
+    def __init__(self, latent_channels, width, deep_width, severity_width, sigma_min, sigma_max, skips, severity_depth=0):
         super().__init__()
         inputs, deep = 3 + latent_channels, deep_width
         self.log_range = math.log(sigma_min), math.log(sigma_max)
-        self.severity = Severity(inputs, severity_width)
+        self.severity = Severity(inputs, severity_width, severity_depth)
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.embedding = TimestepEmbedding(width, width * 2)
         self.enter, self.before = conv(inputs, width), two_residuals(width, width * 2)
@@ -187,7 +200,7 @@ NANO = {  # sizes in the words of diffusers and the package; its compact model i
     | {"num_encoder_blocks": [2], "num_decoder_blocks": [3]},
     "unet": {"block_out_channels": [32, 48, 64], "cross_attention_dim": 32},
     "mine": {"latent_channels": 8, "width": 48, "deep_width": 64, "severity_width": 24}
-    | {"sigma_min": 0.05, "sigma_max": 1.2},
+    | {"sigma_min": 0.05, "sigma_max": 1.2, "severity_depth": 0},
     "kappa": 1.3,  # how far the dial reaches, w_end / w
 }
 UNET = {  # what is the same in every size
