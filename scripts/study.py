@@ -132,7 +132,8 @@ def methods_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     command += ["-i", str(args.input), "-r", str(args.reference), "-o", str(folder), "--model", args.model]
     command += ["--squeezenet", str(args.squeezenet), "--jobs", str(args.jobs), "--threads", "1", "--no-times"]
     command += [word for text in args.also for word in ("--also", text)]
-    done = subprocess.run([*command, *(["--count", str(args.limit)] if args.limit else [])], stdout=subprocess.PIPE)
+    count = args.methods_pictures or args.limit
+    done = subprocess.run([*command, *(["--count", str(count)] if count else [])], stdout=subprocess.PIPE)
     if done.returncode:
         raise ValueError(f"The table of methods was not made, see above; what is done stays in {folder}.")
     rows = json.loads((folder / "methods.json").read_text(encoding="utf-8"))["rows"]
@@ -170,7 +171,7 @@ def tables(found: Mapping[str, Any], methods: str, named: Mapping[str, str]) -> 
         "made": found["made"],
         "checked": study_tables.checked(dials, held_out),
         "curve": "\n\n".join(curves),
-        "methods": f"{found[RAW]['images']} pictures:\n\n{methods.strip()}",
+        "methods": f"{found['methods_pictures']} pictures:\n\n{methods.strip()}",
         "steerings": "\n\n".join(at),
         "diversity": f"{variants['images']} pictures:\n\n{study_tables.diversity(variants)}",
         "gap": f"{counts}:\n\n{study_tables.gaps(found['gaps'])}",
@@ -204,6 +205,7 @@ def study(args: argparse.Namespace) -> None:
         "gaps": gaps_of_sets(run, files, args),
     }
     found["methods"], table = methods_of(args)
+    found["methods_pictures"] = args.methods_pictures or found[RAW]["images"]
     found["settings"] = {"fingerprint": run.fingerprint, "steering": run.own, "model": args.model}
     found |= {"versions": versions(), "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
     told = "".join(f", {name} {value}" for name, value in run.own["args"].items())
@@ -252,6 +254,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", type=Path, metavar="FOLDER", help="of study_methods.py (default: OUT/methods)")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=RUN_DIR", help="a training stage")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N pairs only")
+    parser.add_argument("--methods-pictures", type=int, metavar="N", help="pairs for the other methods (default: all)")
     parser.add_argument(
         "--pictures", type=int, default=20, metavar="N", help="pairs for the other ways to steer (default: %(default)s)"
     )

@@ -54,7 +54,7 @@ def test_every_stage_merges(stage: Path) -> None:
 
 def test_stages_are_found_and_follow_one_another() -> None:
     compact = [path for path in STAGES if path.parent.name == "compact"]
-    assert [path.name[0] for path in compact] == ["0", "1", "2", "3", "4"]
+    assert [path.name[0] for path in compact] == ["0", "1", "2", "3", "4", "5", "6"]
     configs = [load_config(BASE, path, overrides=["data.root=photographs"]) for path in compact]
     assert [config.train.init for config in configs] == [None, *(config.train.run_dir for config in configs[:-1])]
 

@@ -124,7 +124,8 @@ def changed_parts(before: Path, after: Path) -> set[str]:
     for path in (after / "model").rglob("*.safetensors"):
         name = path.parent.name
         old = before / "model" / name / path.name
-        if not old.is_file() or any(not torch.equal(v, load_file(old)[k]) for k, v in load_file(path).items()):
+        values, new = load_file(old) if old.is_file() else {}, load_file(path)
+        if any(key not in values or not torch.equal(value, values[key]) for key, value in new.items()):
             parts.add(name)
     return parts
 
