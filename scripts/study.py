@@ -214,7 +214,9 @@ def study(args: argparse.Namespace) -> None:
         f"{len(files)} pairs, seed {SEED}."
     )
     write_json(args.output / "study.json", found)
-    drawn = study_plots.draw(found[RAW], found["variants"], found["gaps"], found["methods"], args.output)
+    # Methods and dial in one plot have to be of the same pictures; nothing is restored again for that.
+    same = run.sweep("raw", variants_of(run.own, [OWN], []), TENTHS, (SEED,), files[: args.methods_pictures])
+    drawn = study_plots.draw(same, found["variants"], found["gaps"], found["methods"], args.output)
     blocks = tables(found, table, {variant.label: variant.steering for variant in variants})
     text = "\n\n".join(f"## {name}\n\n{block}" for name, block in with_plots(blocks, drawn, "").items())
     write_text(args.output / "tables.md", text + "\n")
