@@ -158,7 +158,9 @@ def two_residuals(width, embedding):
 class MINE(nn.Module):
     """The manifold inversion noise estimator: looks at the picture and its latent."""
 
-    def __init__(self, latent_channels, width, deep_width, severity_width, sigma_min, sigma_max, skips, severity_depth=0):
+    def __init__(
+        self, latent_channels, width, deep_width, severity_width, sigma_min, sigma_max, skips, severity_depth=0
+    ):
         super().__init__()
         inputs, deep = 3 + latent_channels, deep_width
         self.log_range = math.log(sigma_min), math.log(sigma_max)
