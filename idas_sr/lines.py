@@ -14,6 +14,9 @@ LINES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)
 GUARD, REACH = 3, 1 / 50
 """Neighbours of a line start this many bins away, beyond the window's main lobe, and end this far, cycles per pixel."""
 
+SMALLEST = 64
+"""Pixels along the shorter side below which no spectrum is taken: lines and their neighbours would be the same."""
+
 
 def hann(size: int) -> Tensor:
     """(size,) periodic window: a frequency that lies on a bin leaks into the two beside it and no further."""
@@ -32,10 +35,10 @@ def line_logs(planes: Tensor, floor: float = 1e-6) -> Tensor:
         floor: rms, in the unit of the planes, of white noise whose power is added: what is fainter is not heard.
 
     Raises:
-        ValueError: a side below 64 pixels, where lines and neighbours are the same.
+        ValueError: a side below `SMALLEST`.
     """
-    if min(planes.shape[-2:]) < 64:
-        raise ValueError(f"Lines in a spectrum need 64 pixels a side or more, got {tuple(planes.shape[-2:])}.")
+    if min(planes.shape[-2:]) < SMALLEST:
+        raise ValueError(f"Lines in a spectrum need {SMALLEST} pixels a side or more, got {tuple(planes.shape[-2:])}.")
     return (_of_rows(planes, floor) + _of_rows(planes.transpose(-2, -1), floor)) / 2
 
 

@@ -12,7 +12,7 @@ are fitted on photographs that the head was trained with, so the held-out ones s
 from __future__ import annotations
 
 import argparse
-import shutil
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +22,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from idas_sr.build import build_method
+from idas_sr.cli import ended
 from idas_sr.config import Component
 from idas_sr.data.degradation import Degradation
 from idas_sr.data.sources import list_photographs
-from idas_sr.evaluation.heldout import held_out_pair
+from idas_sr.evaluation.heldout import pairs_of
+from idas_sr.evaluation.sweep import position_state_gap
 from idas_sr.methods.base import Method
-from idas_sr.methods.positioning import rms, snr_matching
+from idas_sr.methods.positioning import snr_matching
 from idas_sr.methods.task import to_signed
 from idas_sr.networks.mine import MINE
 from idas_sr.networks.store import load_parts, save_parts
@@ -39,19 +41,16 @@ ROUNDS = 3
 
 @torch.inference_mode()
 def errors(method: Method, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
-    """Mean over pairs of log(true / declared level), of (left / level)^2 true, and of its declared value."""
-    rows = []
+    """Means over pairs: log(true / declared level), position-state gap at realism 0, declared share of the residual."""
+    schedule, rows = method.backbone.schedule, []
     for lq, hq in pairs:
-        z_lq, z_hq = (
-            method.backbone.encode(upsample(to_signed(lq), method.scale)),
-            method.backbone.encode(to_signed(hq)),
-        )
-        anchor = method.anchor(to_signed(lq), z_lq)
-        sigma = method.backbone.schedule.sigma(anchor.timestep)
-        assert anchor.deviation is not None and anchor.noise is not None and anchor.residual is not None
-        gap = (rms(z_lq - anchor.deviation + sigma[:, None, None, None] * anchor.noise - z_hq) / sigma).log()
-        level = (snr_matching(z_lq, z_hq) / sigma).log()
-        rows.append((float(level), float(gap), float(anchor.residual / sigma)))
+        lq, hq = to_signed(lq), to_signed(hq)
+        z_lq, z_hq = method.backbone.encode(upsample(lq, method.scale)), method.backbone.encode(hq)
+        anchor = method.anchor(lq, z_lq)
+        sigma = schedule.sigma(anchor.timestep)
+        gap = position_state_gap(method.steering(anchor, z_lq, 0.0, [0], schedule), z_hq, method)
+        assert anchor.residual is not None
+        rows.append((float((snr_matching(z_lq, z_hq) / sigma).log()), gap, float(anchor.residual / sigma)))
     level, gap, share = torch.tensor(rows).mean(0).tolist()
     return level, gap, share
 
@@ -66,9 +65,31 @@ def centre(mine: MINE, method: Method, pairs: Sequence[tuple[Tensor, Tensor]]) -
         bias[0] += 2 * level
         # Noise fills what the residual leaves of the level, 1 - share^2: the excess of the state, e^2g - 1, is taken
         # from there. What the level itself corrects is not corrected twice.
-        wanted = min(max(share**2 + (torch.tensor(2 * (gap - level)).exp().item() - 1), 0.05), 0.95) ** 0.5
-        bias[1] += torch.tensor(wanted).logit() - torch.tensor(share).logit()
+        wanted = math.sqrt(min(max(share**2 + math.expm1(2 * (gap - level)), 0.05), 0.95))
+        bias[1] += logit(wanted) - logit(share)
     return [*history, errors(method, pairs)]
+
+
+def logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.output.exists():
+        raise ValueError(f"{args.output} exists already; name another folder or delete it.")
+    backbone, mine = load_parts(args.run / "model")
+    if not isinstance(mine, MINE):
+        raise ValueError(f"{args.run} has no MINE to centre.")
+    degradation = Degradation(args.degradation)
+    paths = list_photographs(args.photographs, "train")
+    pairs = pairs_of(paths[:: max(len(paths) // args.count, 1)][: args.count], degradation)
+    for place, (level, gap, share) in enumerate(centre(mine, build_method(backbone, mine, Component("idas")), pairs)):
+        name = f"before {place + 1}" if place < ROUNDS else "after"
+        print(f"{name}: log(true / declared level) {level:+.3f}, position-state gap {gap:+.3f}, share {share:.3f}")
+    # A stage is finished where model/ is, as in the trainer.
+    partial = args.output / "model.partial"
+    save_parts(partial, backbone, mine)
+    partial.rename(args.output / "model")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,28 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--degradation", default="compact", help="default: %(default)s, what the head was trained with")
     parser.add_argument("--count", type=int, default=60, help="photographs (default: %(default)s)")
     args = parser.parse_args(arguments)
-    try:
-        if args.output.exists():
-            raise ValueError(f"{args.output} exists already; name another folder or delete it.")
-        backbone, mine = load_parts(args.run / "model")
-        if not isinstance(mine, MINE):
-            raise ValueError(f"{args.run} has no MINE to centre.")
-        method = build_method(backbone, mine, Component("idas"))
-        paths = list_photographs(args.photographs, "train")
-        degradation = Degradation(args.degradation)
-        chosen = paths[:: max(len(paths) // args.count, 1)][: args.count]
-        pairs = [held_out_pair(path, index, degradation) for index, path in enumerate(chosen)]
-        for name, (level, gap, share) in zip(
-            [*(f"before {i + 1}" for i in range(ROUNDS)), "after"], centre(mine, method, pairs), strict=True
-        ):
-            print(f"{name}: log(true / declared level) {level:+.3f}, position-state gap {gap:+.3f}, share {share:.3f}")
-        partial = args.output.with_name(args.output.name + ".partial")
-        save_parts(partial / "model", backbone, mine)
-        shutil.move(partial, args.output)
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        print(f"center_anchor: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return ended("center_anchor", lambda: run(args), "nothing was written")
 
 
 if __name__ == "__main__":

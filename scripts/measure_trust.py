@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from idas_sr.batch import plan, restore_files
-from idas_sr.cli import choose_device
+from idas_sr.cli import choose_device, ended
 from idas_sr.cli.arguments import add_infer_arguments
 from idas_sr.cli.infer import prepare
 from idas_sr.data.benchmarks import pictures_in
@@ -136,21 +136,17 @@ def choose_pairs(args: argparse.Namespace) -> None:
         setattr(args, name, chosen)
 
 
+def tell(args: argparse.Namespace) -> None:
+    if args.what == "invented":
+        print_invented(args)
+    else:
+        choose_pairs(args)
+        print_consistent(args)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    try:
-        if args.what == "invented":
-            print_invented(args)
-        else:
-            choose_pairs(args)
-            print_consistent(args)
-    except (ValueError, OSError) as error:
-        print(f"measure_trust: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("measure_trust: interrupted; what was restored stays", file=sys.stderr)
-        return 130
-    return 0
+    return ended("measure_trust", lambda: tell(args), "what was restored stays")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from idas_sr.atomic import replacing
-from idas_sr.config import ConfigError
+from idas_sr.cli import ended
 from idas_sr.data.degradation import Degradation
 from idas_sr.data.sources import list_photographs
 from idas_sr.evaluation import plots, study_plots, study_tables
@@ -205,7 +205,8 @@ def study(args: argparse.Namespace) -> None:
         "gaps": gaps_of_sets(run, files, args),
     }
     found["methods"], table = methods_of(args)
-    found["methods_pictures"] = args.methods_pictures or found[RAW]["images"]
+    same = files[: args.methods_pictures]
+    found["methods_pictures"] = len(same)
     found["settings"] = {"fingerprint": run.fingerprint, "steering": run.own, "model": args.model}
     found |= {"versions": versions(), "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
     told = "".join(f", {name} {value}" for name, value in run.own["args"].items())
@@ -215,8 +216,8 @@ def study(args: argparse.Namespace) -> None:
     )
     write_json(args.output / "study.json", found)
     # Methods and dial in one plot have to be of the same pictures; nothing is restored again for that.
-    same = run.sweep("raw", variants_of(run.own, [OWN], []), TENTHS, (SEED,), files[: args.methods_pictures])
-    drawn = study_plots.draw(same, found["variants"], found["gaps"], found["methods"], args.output)
+    curve = found[RAW] if same == files else run.sweep("raw", variants_of(run.own, [OWN], []), TENTHS, (SEED,), same)
+    drawn = study_plots.draw(curve, found["variants"], found["gaps"], found["methods"], args.output)
     blocks = tables(found, table, {variant.label: variant.steering for variant in variants})
     text = "\n\n".join(f"## {name}\n\n{block}" for name, block in with_plots(blocks, drawn, "").items())
     write_text(args.output / "tables.md", text + "\n")
@@ -277,15 +278,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    try:
-        study(args)
-    except (ValueError, OSError, ConfigError) as error:
-        print(f"study: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("study: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return ended("study", lambda: study(args), "the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from idas_sr.cli import choose_device
-from idas_sr.config import ConfigError
+from idas_sr.cli import choose_device, ended
 from idas_sr.evaluation import plots, report
 from idas_sr.evaluation.files import file_sha256, versions, write_csv, write_json
 from idas_sr.evaluation.score import pair_by_stem
@@ -107,15 +106,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    try:
-        sweep(args)
-    except (ValueError, OSError, ConfigError) as error:
-        print(f"sweep_realism: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sweep_realism: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return ended("sweep_realism", lambda: sweep(args), "the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,19 @@ def write_photos(folder: Path, pictures: Mapping[str, np.ndarray]) -> Path:
     return folder
 
 
+def write_pair(folder: Path, stem: str, pixels: np.ndarray) -> tuple[Path, Path]:
+    """Files of a photograph (H, W, 3), sides multiples of 4, and of its quarter-size version: lq, hq."""
+    from PIL import Image
+
+    files = folder / "lq" / f"{stem}.png", folder / "hq" / f"{stem}.png"
+    picture = Image.fromarray(pixels)
+    small = picture.resize((picture.width // 4, picture.height // 4), Image.Resampling.BICUBIC)
+    for file, content in zip(files, (small, picture), strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content.save(file)
+    return files
+
+
 @pytest.fixture(scope="session")
 def tiny() -> IDaSSRPipeline:
     """Shared: do not change it; ask for ``tiny_pipeline()`` where a test does."""

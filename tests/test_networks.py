@@ -285,11 +285,14 @@ def test_mine_grows_its_severity_head_without_changing_what_it_says(tmp_path: Pa
     assert torch.equal(MINE.from_pretrained(tmp_path).severity_map(*data), after)
     with pytest.raises(ValueError, match="severity_depth is 2 already and cannot become 1"):
         mine.deepen(1)
-    other = MINE(width=16, deep_width=16, blocks=1, severity_width=8)
+    other = MINE(width=16, deep_width=16, blocks=1, severity_width=12)
     other.take_severity(mine)
-    assert torch.equal(other.severity_map(*data), after) and other.config["severity_depth"] == 2
-    with pytest.raises(ValueError, match="differ in width or inputs"):
-        MINE(severity_width=12).take_severity(mine)
+    assert torch.equal(other.severity_map(*data), after)
+    assert {key: value.shape for key, value in MINE.from_config(other.config).state_dict().items()} == {
+        key: value.shape for key, value in other.state_dict().items()
+    }
+    with pytest.raises(ValueError, match="read different inputs"):
+        MINE(stride=2).take_severity(mine)
 
 
 def test_mine_is_convolutions_only() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_pipeline
+from conftest import tiny_pipeline, write_pair
 from PIL import Image
 from skimage import data
 
@@ -127,16 +127,6 @@ def test_families_leave_out_the_dials_own_rows() -> None:
         "idas": ["realism 0.5, HD-CLIP, CFG"],
         "rcod": ["group fid"],
     }
-
-
-def write_pair(folder: Path, stem: str, pixels: np.ndarray) -> tuple[Path, Path]:
-    files = folder / "lq" / f"{stem}.png", folder / "hq" / f"{stem}.png"
-    picture = Image.fromarray(pixels)
-    small = picture.resize((picture.width // 4, picture.height // 4), Image.Resampling.BICUBIC)
-    for file, content in zip(files, (small, picture), strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content.save(file)
-    return files
 
 
 def test_the_gap_is_that_of_the_sweep(tiny, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_pair
 from PIL import Image
 from skimage import data
 
@@ -38,17 +39,6 @@ LABEL_ONLY = Variant("label-only", "label-only", {"kappa": 1.5})
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="matplotlib, of the extra plot, is not installed"
 )
-
-
-def write_pair(folder: Path, stem: str, pixels: np.ndarray) -> tuple[Path, Path]:
-    """Files of a photograph (H, W, 3), sides multiples of 4, and of its quarter-size version."""
-    files = folder / "lq" / f"{stem}.png", folder / "hq" / f"{stem}.png"
-    picture = Image.fromarray(pixels)
-    small = picture.resize((picture.width // 4, picture.height // 4), Image.Resampling.BICUBIC)
-    for file, content in zip(files, (small, picture), strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content.save(file)
-    return files
 
 
 @pytest.fixture(scope="module")

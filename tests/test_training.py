@@ -149,6 +149,22 @@ def test_stage_changes_what_it_trains_and_keeps_the_rest(chain: Path, stage: str
         assert values == pytest.approx(statistics[1][name])
 
 
+def test_another_runs_severity_head_is_taken_over(chain: Path, photographs: Path, tmp_path: Path) -> None:
+    steered, severe = (load_parts(chain / stage / "model")[1] for stage in ("4-steering", "5-severity"))
+    other = [f"train.init={chain / '4-steering'}", f"estimator.severity_from={chain / '5-severity'}"]
+    task = build_task(stage_config("6-polish", photographs, tmp_path, *other))
+    for name, value in task.estimator.state_dict().items():
+        theirs = severe if name.startswith("severity.") else steered
+        assert torch.equal(value, theirs.state_dict()[name]), name
+    mistakes = {
+        f"estimator.severity_from={chain / '1-prior'}": "has no severity head",
+        "estimator.severity_depth=-1": "is 0 already and cannot become -1",
+    }
+    for words, sentence in mistakes.items():
+        with pytest.raises(ConfigError, match=sentence):
+            build_task(stage_config("6-polish", photographs, tmp_path, other[0], words))
+
+
 def test_positioning_measures_the_range_that_later_stages_keep(chain: Path) -> None:
     ranges = []
     for stage in COMPACT_STAGES[2:]:

@@ -6,14 +6,14 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
 from idas_sr import __version__
 from idas_sr.cli.machine import choose_device, choose_precision
 
-__all__ = ["COMMANDS", "INTERRUPTED", "build_parser", "choose_device", "choose_precision", "main", "quieten"]
+__all__ = ["COMMANDS", "INTERRUPTED", "build_parser", "choose_device", "choose_precision", "ended", "main", "quieten"]
 
 COMMANDS = {
     "infer": "restore pictures",
@@ -92,14 +92,27 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     chosen = next((word for word in words if word in COMMANDS), None)
     args = build_parser(prog, chosen).parse_args(words)
     quieten()
+    hint = {"infer": "--resume goes on from here", "train": "the same command goes on from the last checkpoint"}
+    name = f"{prog or 'idas-sr'} {args.command}"
+    return ended(name, lambda: command_module(args.command).run(args), hint.get(args.command, ""))
+
+
+def ended(name: str, work: Callable[[], int | None], hint: str = "") -> int:
+    """Do a command's or a script's work; its exit code, 0 for None.
+
+    2 after a mistake of the user's (ValueError, OSError) and 130 after Ctrl-C, each with one line on standard error.
+
+    Args:
+        name: what the line begins with.
+        hint: what is said of work that was interrupted.
+    """
     try:
-        return command_module(args.command).run(args)
+        return work() or 0
     except (ValueError, OSError) as error:
-        print(f"{prog or 'idas-sr'} {args.command}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = {"infer": "; --resume goes on from here", "train": "; the same command goes on from the last checkpoint"}
-        print(f"{prog or 'idas-sr'} {args.command}: interrupted{hint.get(args.command, '')}", file=sys.stderr)
+        print(f"{name}: interrupted{'; ' * bool(hint)}{hint}", file=sys.stderr)
         return INTERRUPTED
 
 

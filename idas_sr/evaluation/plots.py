@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idas_sr.evaluation.spectrum import HIGH, LINES, ring_centres
+from idas_sr.evaluation.spectrum import HIGH, ring_centres
+from idas_sr.lines import LINES
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31", "#555555")
 """Okabe and Ito's, which colour-blind readers tell apart; after them dashes tell variants apart."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from idas_sr.lines import LINES, hann, line_logs
+from idas_sr.lines import LINES, SMALLEST, hann, line_logs
 from idas_sr.metrics import luma
 
 RINGS = 32
@@ -13,9 +13,6 @@ RINGS = 32
 
 HIGH = 0.25
 """Cycles per pixel from which detail counts as high frequency: what a picture of half the size could not hold."""
-
-SMALLEST = 64
-"""Pixels along the shorter side below which no spectrum is taken."""
 
 
 def _power(plane: Tensor) -> tuple[Tensor, Tensor]:

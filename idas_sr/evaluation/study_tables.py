@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from idas_sr.evaluation.spectrum import LINES
+from idas_sr.lines import LINES
 from idas_sr.steering import STEERINGS
 
 OWN = "n1"

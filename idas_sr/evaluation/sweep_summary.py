@@ -8,7 +8,8 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from idas_sr.evaluation.spectrum import LINES, RINGS
+from idas_sr.evaluation.spectrum import RINGS
+from idas_sr.lines import LINES
 
 Record = Mapping[str, Any]
 """What `idas_sr.evaluation.sweep.study_file` returns for one picture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -220,16 +221,15 @@ class MINE(ModelMixin, ConfigMixin):
         self._store(severity_depth=depth)
 
     def take_severity(self, other: MINE) -> None:
-        """Take over another one's severity head, trained apart.
+        """Take over another one's severity head, trained apart, of whatever size.
 
         Raises:
-            ValueError: it reads other inputs or has another width.
+            ValueError: it reads other inputs.
         """
-        self.deepen(other.config["severity_depth"])
-        try:
-            self.severity.load_state_dict(other.severity.state_dict())
-        except RuntimeError as error:
-            raise ValueError("The severity heads of these two estimators differ in width or inputs.") from error
+        if other.severity.filters.in_channels != self.severity.filters.in_channels:
+            raise ValueError("The severity heads of these two estimators read different inputs.")
+        self.severity = copy.deepcopy(other.severity)
+        self._store(**{name: other.config[name] for name in ("severity_width", "severity_depth")})
 
     def set_range(self, sigma_min: float, sigma_max: float) -> None:
         """Store the range of noise levels in the configuration."""
