@@ -81,6 +81,7 @@ def tiny_pipeline(seed: int = 0) -> IDaSSRPipeline:
         estimator = MINE(
             width=16, deep_width=16, blocks=1, severity_width=8, control_channels=backbone.control_channels
         )
+        estimator.deepen(1)
         return IDaSSRPipeline.from_backbone(backbone, estimator).eval()
 
 

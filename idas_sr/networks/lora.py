@@ -35,12 +35,16 @@ def adapters_of(network: nn.Module) -> set[str]:
 
 
 def lora_targets(network: nn.Module, exclude: tuple[str, ...] = ()) -> list[str]:
-    """Paths of the convolutions and linear layers that an adapter goes on: all but those of the timestep."""
+    """Paths of the convolutions and linear layers that an adapter goes on: all but those of the timestep.
+
+    Convolutions in groups stay as they are: low-rank factors of one are not what peft can merge.
+    """
     wrapped = tuple(f"{path}." for path, _ in lora_layers(network))
     return [
         path
         for path, module in network.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear | LoraLayer)
+        and getattr(module, "groups", 1) == 1
         and not path.startswith(wrapped)
         and not any(part in (*UNTOUCHED, *exclude) for part in path.split("."))
     ]
