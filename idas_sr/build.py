@@ -15,7 +15,7 @@ from idas_sr.data.check import check_entries
 from idas_sr.data.degradation import DEGRADATIONS, Degradation
 from idas_sr.data.entries import Entry
 from idas_sr.data.photographs import Collate, Photographs
-from idas_sr.data.sources import in_split, list_entries
+from idas_sr.data.sources import in_split, licensed, list_entries
 from idas_sr.guidance import GUIDERS
 from idas_sr.losses import FeatureDistance, LearnedDistance
 from idas_sr.methods.base import Method
@@ -96,16 +96,22 @@ def list_training_entries(data: DataConfig) -> list[Entry]:
     """The pictures of one split of all sources, in the order of the configuration.
 
     Raises:
+        ConfigError: a source has one of manifest and licences alone.
         FileNotFoundError: a source is missing, or has no picture of the split.
-        ValueError: a source does not hold as many pictures as expected.
+        ValueError: a source does not hold as many pictures as expected, or its manifest does not fit.
     """
     root = Path(data.root)
     if not data.sources:
         return in_split(list_entries(root), data.split, data.root)
     found: list[Entry] = []
-    for source in data.sources.values():
+    for name, source in data.sources.items():
+        if (source.manifest is None) != (not source.licences):
+            raise ConfigError(f"Source {name} has one of manifest and licences; give it both, or none.")
         lq = None if source.lq is None else root / source.lq
-        found += list_entries(root / source.path, lq, source.take, source.expected, source.at_least)
+        entries = list_entries(root / source.path, lq, source.take, source.expected, source.at_least)
+        if source.manifest is not None:
+            entries = licensed(entries, root / source.manifest, source.licences)
+        found += entries
     return in_split(found, data.split, data.root)
 
 

@@ -39,6 +39,8 @@ class SourceConfig:
     take: int | None = None
     expected: int | None = None
     at_least: int = 1
+    manifest: str | None = None
+    licences: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

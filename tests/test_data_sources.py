@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from idas_sr.build import build_photographs, list_training_entries
-from idas_sr.config import Config, load_config
+from idas_sr.config import Config, ConfigError, load_config
 from idas_sr.data.check import check_entries
 from idas_sr.data.degradation import Degradation
 from idas_sr.data.entries import Entry
@@ -50,6 +50,43 @@ def configuration(*overrides: str) -> Config:
 
 def names_of(entries: list[Entry]) -> list[str]:
     return [entry.hq.name for entry in entries]
+
+
+@pytest.fixture
+def manifest(photographs: Path, tmp_path: Path) -> Path:
+    """The photographs with a manifest of three of them, each under another licence."""
+    for path in photographs.glob("*.png"):
+        (tmp_path / path.name).symlink_to(path)
+    rows = ("file\tauthor\tlicence", "astronaut.v1.png\tNASA\tPublic Domain", "coffee.v1.png\tR\tCC BY 4.0")
+    (tmp_path / "MANIFEST.tsv").write_text("\n".join((*rows, "rocket.v1.png\tS\tCC BY-SA 4.0", "")))
+    return tmp_path
+
+
+def of_licences(root: Path, *licences: str) -> list[str]:
+    sources = f"data.sources={{all: {{manifest: MANIFEST.tsv, licences: [{', '.join(licences)}]}}}}"
+    return names_of(list_training_entries(configuration(f"data.root={root}", "data.split=all", sources).data))
+
+
+def test_licences_choose_pictures(manifest: Path) -> None:
+    """By licence, whatever its version; what the manifest does not name is under none."""
+    assert of_licences(manifest, "CC BY") == ["coffee.v1.png"]
+    assert of_licences(manifest, "cc by 2.0", "Public Domain") == ["astronaut.v1.png", "coffee.v1.png"]
+    with pytest.raises(ConfigError, match="has one of manifest and licences"):
+        of_licences(manifest)
+    with pytest.raises(ValueError, match=r"has no picture under 'cc0'; it has cc by, cc by-sa, public domain\.$"):
+        of_licences(manifest, "CC BY", "CC0")
+
+
+def test_unfit_manifest_is_refused(manifest: Path) -> None:
+    (manifest / "MANIFEST.tsv").write_text("gone.png\tCC BY\n")
+    with pytest.raises(ValueError, match="is no table with tabs and the columns file and licence"):
+        of_licences(manifest, "CC BY")
+    (manifest / "MANIFEST.tsv").write_text("file\tlicence\ngone.png\tCC BY\n")
+    with pytest.raises(FileNotFoundError, match="names none of the 4 pictures"):
+        of_licences(manifest, "CC BY")
+    (manifest / "MANIFEST.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"MANIFEST\.tsv does not exist"):
+        of_licences(manifest, "CC BY")
 
 
 def test_list_names_what_a_folder_holds(photographs: Path, tmp_path: Path) -> None:
@@ -172,6 +209,16 @@ def test_sources_add_up(photographs: Path, pairs: Path, tmp_path: Path) -> None:
     wrong = sources.replace("expected: 2", "expected: 3")
     with pytest.raises(ValueError, match=r"holds 2 pictures where 3 are expected"):
         list_training_entries(configuration(f"data.root={tmp_path}", wrong).data)
+
+
+def test_free_licences_fit_the_manifest_of_the_photographs(manifest: Path) -> None:
+    """`configs/data/cc0-by.yaml` leaves CC BY-SA out, and keeps what asks for a name at most."""
+    rows = ("astronaut.v1.png\tCC0 1.0", "chelsea.v1.png\tCC0/public domain (Unsplash before 2017-06-08)")
+    rows += ("coffee.v1.png\tCC BY 2.5", "rocket.v1.png\tCC BY-SA 3.0", "gone.png\tPublic Domain")
+    (manifest / "MANIFEST.tsv").write_text("\n".join(("file\tlicence", *rows)))
+    overrides = ["train.run_dir=unused", f"data.root={manifest}", "data.split=all"]
+    config = load_config(CONFIGS / "base.yaml", CONFIGS / "data" / "cc0-by.yaml", overrides=overrides)
+    assert names_of(list_training_entries(config.data)) == ["astronaut.v1.png", "chelsea.v1.png", "coffee.v1.png"]
 
 
 def test_mix_of_the_paper_merges() -> None:

@@ -458,6 +458,8 @@ def test_what_is_no_adapter_is_not_exported(tmp_path: Path) -> None:
     [
         (("estimator", "unet", "unet_lora"), "train either the whole UNet or"),
         (("estimator", "unit"), "no part called 'unit'"),
+        (("estimator", "severity"), "which is a piece of it"),
+        (("estimator", "estimator_lora"), "train either the whole network or"),
     ],
 )
 def test_parts_that_cannot_be(train: Iterable[str], says: str) -> None:

@@ -33,7 +33,7 @@ from idas_sr.training import run
 from idas_sr.training.checkpoint import load_latest, save_checkpoint
 from idas_sr.training.errors import Stopped, TrainingError
 from idas_sr.training.loop import Trainer, train
-from idas_sr.training.run import COMPACT_STAGES, CONFIGS, main, stages_of, train_stage
+from idas_sr.training.run import COMPACT_STAGES, CONFIGS, load_stage, main, stages_of, train_stage
 from idas_sr.training.stream import Stream
 
 ROOT = Path(__file__).parents[1]
@@ -567,6 +567,18 @@ def test_without_a_configuration_all_compact_stages_run_in_order(monkeypatch, ph
     with pytest.raises(ConfigError, match=r"data\.root"):
         main([])
     assert not trained
+
+
+def test_share_of_the_steps_is_taken_of_every_stage() -> None:
+    stages = [CONFIGS / "train" / "compact" / f"{name}.yaml" for name in COMPACT_STAGES]
+    whole = [load_stage(stage, [], ["data.root=x"]) for stage in stages]
+    part = [load_stage(stage, [], ["data.root=x", "train.steps=12.5%"]) for stage in stages]
+    assert [c.train.steps for c in part] == [round(c.train.steps / 8) for c in whole]
+    assert len({c.train.steps for c in part}) > 3
+    assert load_stage(stages[0], [], ["data.root=x", "train.steps=0.001%"]).train.steps == 1
+    for word in ("train.steps=-5%", "train.steps=half%", "train.steps=0%"):
+        with pytest.raises(ConfigError, match=r"is no share; write train\.steps=25%"):
+            load_stage(stages[0], [], ["data.root=x", word])
 
 
 def test_files_of_all_stages_exist() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +91,41 @@ def list_entries(
             "this source."
         )
     return entries
+
+
+def licensed(entries: Sequence[Entry], manifest: Path, licences: Sequence[str]) -> list[Entry]:
+    """The entries whose picture is under one of ``licences``; version numbers do not matter ("CC BY" is "CC BY 4.0").
+
+    Args:
+        entries: with file names that the manifest has; one that it does not have is left out.
+        manifest: table with tabs and the columns ``file`` and ``licence``.
+        licences: names as the manifest has them.
+
+    Raises:
+        FileNotFoundError: there is no such manifest, or no entry is left.
+        ValueError: it lacks a column, or has no picture under one of ``licences``.
+    """
+    try:
+        with manifest.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"The manifest {manifest} does not exist; set manifest of this source.") from error
+    if not rows or not {"file", "licence"} <= rows[0].keys():
+        raise ValueError(f"{manifest} is no table with tabs and the columns file and licence.")
+    of = {Path(row["file"]).name: _without_version(row["licence"] or "") for row in rows}
+    wanted = {_without_version(name) for name in licences}
+    if strange := sorted(wanted - set(of.values())):
+        raise ValueError(
+            f"{manifest} has no picture under {strange[0]!r}; it has {', '.join(sorted(set(of.values())))}."
+        )
+    chosen = [entry for entry in entries if of.get(Path(entry.hq.name).name) in wanted]
+    if not chosen:
+        raise FileNotFoundError(f"{manifest} names none of the {len(entries)} pictures there as under {licences[0]}.")
+    return chosen
+
+
+def _without_version(licence: str) -> str:
+    return re.sub(r"\s+\d+(\.\d+)*$", "", licence.strip()).lower()
 
 
 def _folder(root: Path) -> list[Entry]:

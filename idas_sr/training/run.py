@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,5 +160,25 @@ def main(arguments: list[str]) -> None:
     """
     stages, others, overrides = stages_of(arguments)
     # All of them before the first one trains: a mistake in the last should not wait for hours.
-    for config in [load_config(CONFIGS / "base.yaml", stage, *others, overrides=overrides) for stage in stages]:
+    for config in [load_stage(stage, others, overrides) for stage in stages]:
         train_stage(config)
+
+
+def load_stage(stage: Path, others: list[Path], overrides: list[str]) -> Config:
+    """The configuration of one stage; ``train.steps=25%`` means a quarter of the steps that its file names.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    shares = [word for word in overrides if word.startswith("train.steps=") and word.endswith("%")]
+    rest = [word for word in overrides if word not in shares]
+    config = load_config(CONFIGS / "base.yaml", stage, *others, overrides=rest)
+    if not shares:
+        return config
+    try:
+        share = float(shares[-1].removeprefix("train.steps=").removesuffix("%")) / 100
+    except ValueError:
+        share = 0.0
+    if not 0 < share < math.inf:
+        raise ConfigError(f"{shares[-1]} is no share; write train.steps=25%, or a number of steps.")
+    return replace(config, train=replace(config.train, steps=max(1, round(share * config.train.steps))))
