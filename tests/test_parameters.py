@@ -1,6 +1,7 @@
 """What each stage trains, adapters on their way through files, and who moves in whose turn."""
 
 import copy
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -445,6 +446,18 @@ def test_the_pipeline_merges_adapters_from_a_stage_and_from_an_export(tmp_path: 
         shutil.rmtree(tmp_path / "exported" / "adapters" / "idas" / name)
     bare = IDaSSRPipeline.from_pretrained(tmp_path / "exported", sd_path=str(sd_turbo))
     assert float((bare(image, realism=0.7, output_type="pt").images - first).abs().max()) > 0.01
+
+
+def test_written_settings_are_json_in_lines_that_can_be_read() -> None:
+    value = {
+        "layers": [{"path": f"down_blocks.{i}.resnets.0.conv1", "block": i} for i in range(9)],
+        "rank": 16,
+        "none": None,
+    }
+    text = export_adapter.as_json(value)
+    assert json.loads(text) == value and max(map(len, text.splitlines())) <= export_adapter.WIDTH
+    # One line per layer, and three for the braces and the rest.
+    assert len(text.splitlines()) == 9 + 6
 
 
 def test_what_is_no_adapter_is_not_exported(tmp_path: Path) -> None:

@@ -136,9 +136,11 @@ def test_the_gap_is_that_of_the_sweep(tiny, tmp_path: Path) -> None:
     record = study_file(tiny.restorer, variants, Plan("tiny", tuple(REALISM), (0,)), pair, tmp_path / "out")
     lq, hq = (read_picture(file).colour[None] for file in pair)
     steered = {variant.label: variant.build() for variant in variants}
-    rows = measure_gaps(tiny.restorer, steered, REALISM, [lambda: (lq, hq)])
+    rows = measure_gaps(tiny.restorer, steered, REALISM, [lambda: (lq, hq)] * 2)
     for label, found in rows[0].items():
         assert found == pytest.approx([row["gap"] for row in record["variants"][label]["rows"]], abs=1e-6)
+    # Every picture has noise of its own, which realism 0 has none of.
+    assert rows[1]["n1"][0] == rows[0]["n1"][0] and rows[1]["n1"][-1] != rows[0]["n1"][-1]
     found = summarise_gaps([{"n1": [0.1, -0.2]}, {"n1": [-0.3, None]}], [0, 1])
     assert found["steerings"]["n1"] == {"mean": pytest.approx([-0.1, -0.2]), "abs": pytest.approx([0.2, 0.2])}
 
