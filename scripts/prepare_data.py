@@ -6,6 +6,7 @@ python scripts/prepare_data.py benchmark imagenet-test-rebuilt --source ILSVRC20
 python scripts/prepare_data.py check data.root=PHOTOGRAPHS data.crop=512
 python scripts/prepare_data.py check configs/data/paper.yaml data.root=DATASETS
 python scripts/prepare_data.py shard configs/data/paper.yaml data.root=DATASETS -o SHARDS
+python scripts/prepare_data.py pack data.root=PHOTOGRAPHS -o SMALL --mib 38
 """
 
 import argparse
@@ -21,6 +22,7 @@ from idas_sr.build import list_training_entries
 from idas_sr.config import Config, load_config
 from idas_sr.data.benchmarks import IMAGENET_TEST_SEED
 from idas_sr.data.check import KINDS, Finding, check_entries
+from idas_sr.data.pack import pack
 from idas_sr.data.shards import write_index, write_shards
 from idas_sr.evaluation.benchmark import load_benchmark
 from idas_sr.evaluation.files import write_json
@@ -138,6 +140,27 @@ def shard(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_pack(subparsers: Any) -> None:
+    """``pack``: the training split in a number of bytes, to be sent to a machine that trains."""
+    parser = subparsers.add_parser("pack", help="make a training set small enough to send", allow_abbrev=False)
+    parser.add_argument("settings", nargs="*", metavar="CONFIG|key=value", help="as for scripts/train.py")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="new folder of WebP files")
+    parser.add_argument("--mib", type=float, default=38.0, help="of all files together (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=90, choices=range(1, 101), metavar="1..100", help="default: 90")
+    parser.set_defaults(run=pack_small)
+
+
+def pack_small(args: argparse.Namespace) -> int:
+    entries = list_training_entries(training_set(args.settings).data)
+    with tqdm(total=len(entries), unit="picture", disable=None) as bar:
+        side, size = pack(entries, args.output, round(args.mib * 2**20), args.quality, bar.update)
+    print(
+        f"{len(entries)} pictures, shorter sides {side} at most, {size / 2**20:.1f} MiB. They are one split already, "
+        f"under new names: train with data.root={args.output} data.split=all"
+    )
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -146,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_benchmark(subparsers)
     add_check(subparsers)
     add_shard(subparsers)
+    add_pack(subparsers)
     args = parser.parse_args(arguments)
     try:
         return args.run(args)

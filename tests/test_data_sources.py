@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from contract import load_script
 from PIL import Image
 
 from idas_sr.build import build_photographs, list_training_entries
@@ -22,6 +23,7 @@ from idas_sr.data.sources import in_split, list_entries
 from idas_sr.training.run import CONFIGS
 
 ROOT = Path(__file__).parents[1]
+prepare = load_script("prepare_data").main
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
@@ -294,3 +296,35 @@ def test_shard_from_the_command_line(photographs: Path, tmp_path: Path, monkeypa
     assert run_script(monkeypatch, "shard", "-o", str(output), "--index-only") == 0
     config = configuration(f"data.root={output}", "data.split=all")
     assert len(in_split(list_entries(output), "all", "")) == len(list_training_entries(config.data)) == len(NAMES)
+
+
+def test_a_set_is_packed_into_as_many_bytes_as_it_may_have(photographs: Path, tmp_path: Path, capsys) -> None:
+    """The training split alone, every picture whole, as large as fits, and read again by a training."""
+    kept = names_of(list_training_entries(configuration(f"data.root={photographs}").data))
+    words = ["pack", f"data.root={photographs}", "data.crop=64"]
+    for mib, side in ((0.12, 320), (9.0, 1536)):
+        small = tmp_path / f"small{mib}"
+        assert prepare([*words, "-o", str(small), "--mib", str(mib)]) == 0
+        said = capsys.readouterr().out
+        assert f"{len(kept)} pictures" in said and f"data.root={small} data.split=all" in said
+        files = sorted(small.iterdir())
+        assert [f.name for f in files] == [f"{Path(name).stem}.webp" for name in kept]
+        assert sum(f.stat().st_size for f in files) <= mib * 2**20
+        for name, file in zip(kept, files, strict=True):
+            before, after = (Image.open(path) for path in (photographs / name, file))
+            assert min(after.size) == min(side, *before.size)
+            assert after.width / after.height == pytest.approx(before.width / before.height, rel=0.01)
+        stream, _ = build_photographs(configuration(f"data.root={small}", "data.split=all"))
+        assert stream[0] is not None
+
+
+def test_what_cannot_be_packed_is_refused(photographs: Path, pairs: Path, tmp_path: Path, capsys) -> None:
+    words = ["pack", f"data.root={photographs}", "data.split=all", "-o", str(tmp_path / "small")]
+    assert prepare([*words, "--mib", "0.01"]) == 2
+    assert "4 pictures do not fit into 10486 bytes at a shorter side of 256" in capsys.readouterr().err
+    assert not any((tmp_path / "small").iterdir())
+    (tmp_path / "small" / "mine.txt").touch()
+    assert prepare(words) == 2 and "is not empty" in capsys.readouterr().err
+    sources = "data.sources={pairs: {path: hq, lq: lq}}"
+    words = ["pack", f"data.root={pairs}", "data.split=all", sources, "-o", str(tmp_path / "other")]
+    assert prepare(words) == 2 and "A pair cannot be packed" in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""A training set made small enough to travel: fewer pixels per picture, WebP, as many as fit into a number of bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from idas_sr.data.entries import Entry
+
+SIDES = (1536, 1280, 1024, 896, 768, 640, 576, 512, 448, 384, 320, 256)
+"""Shorter sides that are tried, longest first."""
+SAMPLE = 40
+"""Pictures by which a side is chosen before all are encoded."""
+
+
+def pack(
+    entries: Sequence[Entry], folder: Path, limit: int, quality: int = 90, on_each: Callable[[], object] = lambda: None
+) -> tuple[int, int]:
+    """Write every picture to the new ``folder`` as WebP, all with the largest of ``SIDES`` at which they fit.
+
+    A picture whose shorter side is longer is reduced to it, by Lanczos filtering; none is enlarged or cut.
+
+    Args:
+        limit: bytes that all files may have together.
+        quality: of WebP, 1 to 100.
+        on_each: called after each picture that is written.
+
+    Returns:
+        The side, and the bytes that were written.
+
+    Raises:
+        FileExistsError: the folder is not empty.
+        ValueError: a real low-quality counterpart is among them, a picture cannot be read, two have one name, or they
+            do not fit at the smallest side.
+    """
+    if any(entry.lq is not None for entry in entries):
+        raise ValueError("A pair cannot be packed: its low-quality side would no longer fit. Leave that source out.")
+    names = [f"{Path(entry.hq.name).stem}.webp" for entry in entries]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"Two pictures would be called {min(twice)}; rename one of them.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; name a new folder.")
+    sample = entries[:: max(len(entries) // SAMPLE, 1)]
+    for side in SIDES:
+        estimate = sum(len(encoded(entry, side, quality)) for entry in sample) * len(entries) / len(sample)
+        # A sample errs by some percent; what is over the limit in the end is tried again, smaller.
+        if estimate > 1.05 * limit:
+            continue
+        total, written = 0, []
+        for entry, name in zip(entries, names, strict=True):
+            content = encoded(entry, side, quality)
+            total += len(content)
+            if total > limit:
+                break
+            written.append(folder / name)
+            written[-1].write_bytes(content)
+            on_each()
+        else:
+            return side, total
+        for path in written:
+            path.unlink()
+    raise ValueError(
+        f"{len(entries)} pictures do not fit into {limit} bytes at a shorter side of {SIDES[-1]}; allow more, lower "
+        "the quality, or take fewer (`take` of a source)."
+    )
+
+
+def encoded(entry: Entry, side: int, quality: int) -> bytes:
+    """The picture as WebP, its shorter side ``side`` at most."""
+    picture = Image.fromarray(entry.hq.read())
+    factor = side / min(picture.size)
+    if factor < 1:
+        width, height = (max(side, round(factor * length)) for length in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
