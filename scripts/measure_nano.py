@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from idas_sr.cli import ended
 from idas_sr.data.sources import list_photographs
 from idas_sr.evaluation import plots
 from idas_sr.evaluation.files import write_text
@@ -104,6 +105,16 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110, facecolor="white")
 
 
+def run(args: argparse.Namespace) -> None:
+    if args.plot:
+        plots.check()
+    rows = curve(load_nano(), args.photographs, args.out, args.steps, args.seed)
+    rows = [row for row in rows if row["stage"] == "restoration"]
+    if args.plot:
+        plot(rows, args.plot)
+    print(table(rows))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -114,18 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="PNG file to draw")
     args = parser.parse_args(arguments)
-    try:
-        if args.plot:
-            plots.check()
-        rows = curve(load_nano(), args.photographs, args.out, args.steps, args.seed)
-        rows = [row for row in rows if row["stage"] == "restoration"]
-        if args.plot:
-            plot(rows, args.plot)
-    except (ValueError, OSError) as error:
-        print(f"measure_nano: {error}", file=sys.stderr)
-        return 2
-    print(table(rows))
-    return 0
+    return ended("measure_nano", lambda: run(args), "the rows so far lie beside the model")
 
 
 if __name__ == "__main__":

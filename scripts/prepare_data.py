@@ -146,14 +146,16 @@ def add_pack(subparsers: Any) -> None:
     parser.add_argument("settings", nargs="*", metavar="CONFIG|key=value", help="as for scripts/train.py")
     parser.add_argument("-o", "--output", type=Path, required=True, help="new folder of WebP files")
     parser.add_argument("--mib", type=float, default=38.0, help="of all files together (default: %(default)s)")
-    parser.add_argument("--quality", type=int, default=90, choices=range(1, 101), metavar="1..100", help="default: 90")
+    parser.add_argument("--quality", type=int, default=90, help="of WebP, 1 to 100 (default: %(default)s)")
     parser.set_defaults(run=pack_small)
 
 
 def pack_small(args: argparse.Namespace) -> int:
     entries = list_training_entries(training_set(args.settings).data)
     with tqdm(total=len(entries), unit="picture", disable=None) as bar:
-        side, size = pack(entries, args.output, round(args.mib * 2**20), args.quality, bar.update)
+        side, size = pack(
+            entries, args.output, round(args.mib * 2**20), args.quality, lambda done: bar.update(done - bar.n)
+        )
     print(
         f"{len(entries)} pictures, shorter sides {side} at most, {size / 2**20:.1f} MiB. They are one split already, "
         f"under new names: train with data.root={args.output} data.split=all"

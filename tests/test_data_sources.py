@@ -17,6 +17,7 @@ from idas_sr.config import Config, ConfigError, load_config
 from idas_sr.data.check import check_entries
 from idas_sr.data.degradation import Degradation
 from idas_sr.data.entries import Entry
+from idas_sr.data.pack import encoded, pack, sides
 from idas_sr.data.photographs import Collate, Photographs, StepSampler
 from idas_sr.data.shards import write_index, write_shards
 from idas_sr.data.sources import in_split, list_entries
@@ -318,11 +319,27 @@ def test_a_set_is_packed_into_as_many_bytes_as_it_may_have(photographs: Path, tm
         assert stream[0] is not None
 
 
+def test_a_side_that_a_sample_took_for_small_enough_gives_way(photographs: Path, tmp_path: Path, monkeypatch) -> None:
+    """A sample errs: where the last picture no longer fits, all of them are written anew, smaller."""
+    entries = list_entries(photographs)[::-1]
+    sizes = {side: [len(encoded(entry, side, 90)) for entry in entries] for side in (320, 256)}
+    limit = sum(sizes[320]) - 1
+    monkeypatch.setattr("idas_sr.data.pack.SAMPLE", 1)
+    monkeypatch.setattr("idas_sr.data.pack.SIDES", (320, 256))
+    told: list[int] = []
+    assert list(sides(entries, limit, 90)) == [320, 256]
+    assert pack(entries, tmp_path / "small", limit, on_each=told.append) == (256, sum(sizes[256]))
+    assert told == [1, 2, 3, 1, 2, 3, 4] and len(list((tmp_path / "small").iterdir())) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
 def test_what_cannot_be_packed_is_refused(photographs: Path, pairs: Path, tmp_path: Path, capsys) -> None:
     words = ["pack", f"data.root={photographs}", "data.split=all", "-o", str(tmp_path / "small")]
     assert prepare([*words, "--mib", "0.01"]) == 2
     assert "4 pictures do not fit into 10486 bytes at a shorter side of 256" in capsys.readouterr().err
-    assert not any((tmp_path / "small").iterdir())
+    assert not list(tmp_path.iterdir())
+    assert prepare([*words, "--quality", "0"]) == 2 and "1 to 100, not 0" in capsys.readouterr().err
+    (tmp_path / "small").mkdir()
     (tmp_path / "small" / "mine.txt").touch()
     assert prepare(words) == 2 and "is not empty" in capsys.readouterr().err
     sources = "data.sources={pairs: {path: hq, lq: lq}}"

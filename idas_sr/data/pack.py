@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -17,56 +18,70 @@ SAMPLE = 40
 
 
 def pack(
-    entries: Sequence[Entry], folder: Path, limit: int, quality: int = 90, on_each: Callable[[], object] = lambda: None
+    entries: Sequence[Entry],
+    folder: Path,
+    limit: int,
+    quality: int = 90,
+    on_each: Callable[[int], object] = lambda done: None,
 ) -> tuple[int, int]:
     """Write every picture to the new ``folder`` as WebP, all with the largest of ``SIDES`` at which they fit.
 
-    A picture whose shorter side is longer is reduced to it, by Lanczos filtering; none is enlarged or cut.
+    A picture whose shorter side is longer is reduced to it, by Lanczos filtering; none is enlarged or cut. The folder
+    appears when it is complete.
 
     Args:
         limit: bytes that all files may have together.
         quality: of WebP, 1 to 100.
-        on_each: called after each picture that is written.
+        on_each: told how many are written; it counts anew where a side turns out too large.
 
     Returns:
         The side, and the bytes that were written.
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: a real low-quality counterpart is among them, a picture cannot be read, two have one name, or they
-            do not fit at the smallest side.
+        ValueError: there is no such quality, a real low-quality counterpart is among them, a picture cannot be read,
+            two have one name, or they do not fit at the smallest side.
     """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"The quality of WebP is 1 to 100, not {quality}.")
     if any(entry.lq is not None for entry in entries):
         raise ValueError("A pair cannot be packed: its low-quality side would no longer fit. Leave that source out.")
     names = [f"{Path(entry.hq.name).stem}.webp" for entry in entries]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"Two pictures would be called {min(twice)}; rename one of them.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name a new folder.")
-    sample = entries[:: max(len(entries) // SAMPLE, 1)]
-    for side in SIDES:
-        estimate = sum(len(encoded(entry, side, quality)) for entry in sample) * len(entries) / len(sample)
-        # A sample errs by some percent; what is over the limit in the end is tried again, smaller.
-        if estimate > 1.05 * limit:
-            continue
-        total, written = 0, []
-        for entry, name in zip(entries, names, strict=True):
-            content = encoded(entry, side, quality)
-            total += len(content)
-            if total > limit:
-                break
-            written.append(folder / name)
-            written[-1].write_bytes(content)
-            on_each()
-        else:
-            return side, total
-        for path in written:
-            path.unlink()
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        for side in sides(entries, limit, quality):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            total = 0
+            for done, (entry, name) in enumerate(zip(entries, names, strict=True), 1):
+                content = encoded(entry, side, quality)
+                total += len(content)
+                if total > limit:
+                    break
+                (partial / name).write_bytes(content)
+                on_each(done)
+            else:
+                partial.replace(folder)
+                return side, total
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     raise ValueError(
         f"{len(entries)} pictures do not fit into {limit} bytes at a shorter side of {SIDES[-1]}; allow more, lower "
         "the quality, or take fewer (`take` of a source)."
     )
+
+
+def sides(entries: Sequence[Entry], limit: int, quality: int) -> Iterator[int]:
+    """Those of ``SIDES`` at which the pictures may fit, longest first, by a sample that errs by some percent."""
+    sample = entries[:: max(len(entries) // SAMPLE, 1)]
+    for side in SIDES:
+        size = sum(len(encoded(entry, side, quality)) for entry in sample) * len(entries) / len(sample)
+        if size <= 1.05 * limit:
+            yield side
 
 
 def encoded(entry: Entry, side: int, quality: int) -> bytes:
