@@ -327,7 +327,7 @@ def test_a_side_that_a_sample_took_for_small_enough_gives_way(photographs: Path,
     monkeypatch.setattr("idas_sr.data.pack.SAMPLE", 1)
     monkeypatch.setattr("idas_sr.data.pack.SIDES", (320, 256))
     told: list[int] = []
-    assert list(sides(entries, limit, 90)) == [320, 256]
+    assert list(sides(entries, limit, 90)) == [320, 256] and list(sides(entries, sum(sizes[256]) // 2, 90)) == []
     assert pack(entries, tmp_path / "small", limit, on_each=told.append) == (256, sum(sizes[256]))
     assert told == [1, 2, 3, 1, 2, 3, 4] and len(list((tmp_path / "small").iterdir())) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
